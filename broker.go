@@ -1,0 +1,339 @@
+package linda
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	neturl "net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Broker is what a queue service must offer so that linda can run on it. The
+// nine methods are enough; a broker that can do more says so by implementing
+// [Fetcher], [BatchPusher], [Settler], [Toucher], [Inspector], [Uniquer] or
+// [Guarantor], and linda emulates what is missing.
+//
+// Times are whole seconds; a negative delay means no delay. A broker is safe
+// for concurrent use. None of the methods takes a context, so each returns
+// within five seconds whatever the server does.
+type Broker interface {
+	// Connect opens the service at url and checks that it answers.
+	Connect(url *neturl.URL) error
+	// Close ends every call that is under way and frees what Connect opened.
+	// Calling it twice is harmless; every later call returns ErrClosed.
+	Close() error
+	// MigrateExpiredJobs moves the jobs whose delay or reservation has ended
+	// to READY. Brokers whose server does so by itself have nothing to do.
+	MigrateExpiredJobs(queue string)
+	// Pop reserves the oldest ready job for timeout seconds. It does not wait:
+	// an empty queue gives nil, nil. With a timeout of 0 the job is deleted at
+	// once (at most once).
+	Pop(queue string, timeout int64) (*Job, error)
+	// Delete ends a job that was popped. A job that is not reserved, or no
+	// longer, gives ErrNotReserved and leaves everybody's jobs alone.
+	Delete(queue string, job *Job) error
+	// Release makes a popped job READY again.
+	Release(queue string, job *Job) error
+	// ReleaseWithDelay makes a popped job DELAYED for delay seconds.
+	ReleaseWithDelay(queue string, job *Job, delay int64) error
+	// Push adds a job. Once it returns nil the broker has the job; an error
+	// that wraps ErrUnknown means it may have it. The job is not changed, and
+	// pushing it again makes another job.
+	Push(job *Job, queue string) error
+	// Later adds a job that becomes READY after delay seconds, never earlier.
+	Later(delay int64, job *Job, queue string) error
+}
+
+// Fetcher is a [Broker] that can wait for jobs and reserve several at once.
+// Without it linda calls Pop every Settings.IntervalFloat seconds.
+type Fetcher interface {
+	// Fetch reserves up to max jobs for lease, and waits until there is at
+	// least one or ctx ends. Jobs that were reserved when ctx ended are still
+	// returned. A lease of 0 deletes the jobs at once. A body that is not a
+	// job is returned with [Job.Err] set, for the caller to bury.
+	Fetch(ctx context.Context, queue string, max int, lease time.Duration) ([]*Job, error)
+}
+
+// BatchPusher is a [Broker] that takes many jobs in one exchange, each with
+// its own Job.Delay. Without it linda pushes them one by one.
+type BatchPusher interface {
+	// PushBatch adds the jobs. The error is a [*BatchError] where some were
+	// taken and others not.
+	PushBatch(ctx context.Context, queue string, jobs []*Job) error
+}
+
+// Settler is a [Broker] that ends many reservations in one exchange and has a
+// DEAD state. Without it linda uses Delete and Release, and buries a job by
+// pushing it to the queue named by [DeadQueue].
+type Settler interface {
+	// Settle carries out the settlements. The error is a [*BatchError] where
+	// some were carried out and others not.
+	Settle(ctx context.Context, queue string, batch []Settlement) error
+}
+
+// Toucher is a [Broker] that can prolong reservations. Without it a handler's
+// context ends with the reservation it started with.
+type Toucher interface {
+	// Touch makes the reservations of jobs end lease from now. The error is a
+	// [*BatchError] where some of them are no longer held.
+	Touch(ctx context.Context, queue string, lease time.Duration, jobs []*Job) error
+}
+
+// Inspector is a [Broker] that shows and mends its queues. The work of every
+// call is bounded, whatever the length of the queue.
+type Inspector interface {
+	// Stats counts the jobs of a queue.
+	Stats(ctx context.Context, queue string) (Stats, error)
+	// Peek returns up to max jobs in a state, the next in line first, without
+	// reserving them. At most 1,000 are returned.
+	Peek(ctx context.Context, queue string, state State, max int) ([]*Job, error)
+	// Kick moves up to max dead jobs to READY, the longest dead first, with
+	// their attempts set back to none, and returns how many it moved.
+	Kick(ctx context.Context, queue string, max int) (int, error)
+	// Purge removes every job in a state and returns how many there were.
+	// RESERVED jobs belong to a worker and cannot be purged.
+	Purge(ctx context.Context, queue string, state State) (int, error)
+	// Queues lists the queues that hold at least one job, sorted.
+	Queues(ctx context.Context) ([]string, error)
+}
+
+// Uniquer is a [Broker] that refuses a job whose Job.UniqueKey is taken.
+// Without it pushing a job with a key gives an error that wraps
+// [errors.ErrUnsupported].
+type Uniquer interface {
+	// PushUnique adds the job unless its key is held by another job of the
+	// queue; then it returns a [*DuplicateError]. The key is free again when
+	// the job is done or dead, or when Job.UniqueTTL ends.
+	PushUnique(ctx context.Context, queue string, job *Job) error
+}
+
+// Guarantor is a [Broker] that tells what it promises.
+type Guarantor interface {
+	Guarantees() Guarantees
+}
+
+// State is where a job is in its life.
+type State string
+
+// The states of a job.
+const (
+	Ready    State = "ready"
+	Delayed  State = "delayed"
+	Reserved State = "reserved"
+	Dead     State = "dead"
+)
+
+// Stats counts the jobs of one queue by state. A count that the broker cannot
+// give is -1.
+type Stats struct {
+	Ready, Delayed, Reserved, Dead int64
+}
+
+// Guarantees is what a broker promises, as data, so that a program can refuse
+// one that is too weak and a test can hold it to its word.
+type Guarantees struct {
+	LeaseMin, LeaseMax time.Duration // shortest and longest reservation; a LeaseMax of 0 means no limit
+	DelayMax           time.Duration // longest delay
+	DelayResolution    time.Duration // delays are rounded up to a multiple of it
+	DelayDurable       bool          // delays survive a restart of the server
+	Durable            bool          // jobs survive the process that pushed them
+	AttemptsExact      bool          // every delivery is counted, also across a crash
+	ConfirmedPush      bool          // Push returns after the server has taken the job
+	ConfirmedDelete    bool          // Delete returns after the server has removed it
+	Ordered            bool          // jobs that were never released come out in the order they were pushed
+	BodyMax            int           // longest body in bytes
+	Stats              []State       // states that Stats can count
+	Notes              []string      // what an operator should know besides
+}
+
+// Errors that every broker returns, to be tested with errors.Is.
+var (
+	// ErrNotReserved means that the job is not reserved by the caller: it was
+	// never popped, was popped elsewhere, is settled already, or its
+	// reservation ended.
+	ErrNotReserved = errors.New("linda: job is not reserved")
+	// ErrLeaseLost is the ErrNotReserved of a job that was reserved by the
+	// caller until its reservation ended. It is also the context.Cause of a
+	// handler whose reservation is lost.
+	ErrLeaseLost error = leaseLostError{}
+	// ErrUnknown means that the broker may or may not have done what it was
+	// asked: the request may have left, the answer did not come.
+	ErrUnknown = errors.New("linda: outcome unknown")
+	// ErrTooLarge means that a job is larger than linda or the broker takes.
+	ErrTooLarge = errors.New("linda: job too large")
+	// ErrDelayTooLong means that a delay is longer than the broker can hold.
+	ErrDelayTooLong = errors.New("linda: delay too long")
+	// ErrBadName means that a queue's name is not one that every broker takes:
+	// a letter or digit, then up to 59 letters, digits, dots, underscores or
+	// hyphens.
+	ErrBadName = errors.New("linda: bad queue name")
+	// ErrBadJob means that a job cannot be encoded, or a body is not a job.
+	ErrBadJob = errors.New("linda: bad job")
+	// ErrBadURL means that a connection URL is wrong.
+	ErrBadURL = errors.New("linda: bad connection URL")
+	// ErrClosed means that the broker or the dispatcher is closed.
+	ErrClosed = errors.New("linda: closed")
+)
+
+type leaseLostError struct{}
+
+func (leaseLostError) Error() string        { return "linda: reservation lost" }
+func (leaseLostError) Is(target error) bool { return target == ErrNotReserved }
+
+// DuplicateError reports that a job with the same key is already there.
+type DuplicateError struct {
+	Queue, Key string
+	ID         string // of the job that holds the key
+}
+
+func (e *DuplicateError) Error() string {
+	return fmt.Sprintf("linda: queue %s: a job with this unique key is there already: %s", e.Queue, e.ID)
+}
+
+// BatchError reports that a call did part of its work. Errs has one entry per
+// item of the batch, in its order, nil for those that were done.
+type BatchError struct {
+	Errs []error
+}
+
+func (e *BatchError) Error() string {
+	bad := e.Unwrap()
+	return fmt.Sprintf("%d of %d not done; the first: %v", len(bad), len(e.Errs), bad[0])
+}
+
+// Unwrap returns the entries that are not nil.
+func (e *BatchError) Unwrap() []error {
+	return slices.DeleteFunc(slices.Clone(e.Errs), func(err error) bool { return err == nil })
+}
+
+// Batch returns errs as the error of a batch call: nil if no entry is an
+// error, else a [*BatchError].
+func Batch(errs []error) error {
+	if slices.ContainsFunc(errs, func(err error) bool { return err != nil }) {
+		return &BatchError{Errs: errs}
+	}
+	return nil
+}
+
+// EachError spreads the error of a batch call over its n items: the i-th is
+// that of item i, whether some failed or all.
+func EachError(err error, n int) []error {
+	var batch *BatchError
+	if errors.As(err, &batch) && len(batch.Errs) == n {
+		return batch.Errs
+	}
+	errs := make([]error, n)
+	for i := range errs {
+		errs[i] = err
+	}
+	return errs
+}
+
+// As finds a capability of a broker: it reports whether b, or a broker that b
+// wraps by a method Unwrap() Broker, implements T, and returns it.
+func As[T any](b Broker) (T, bool) {
+	for b != nil {
+		if t, ok := b.(T); ok {
+			return t, true
+		}
+		wrapper, ok := b.(interface{ Unwrap() Broker })
+		if !ok {
+			break
+		}
+		b = wrapper.Unwrap()
+	}
+	var none T
+	return none, false
+}
+
+var registry = struct {
+	sync.RWMutex
+	byScheme map[string]func() Broker // guarded by RWMutex
+}{byScheme: make(map[string]func() Broker)}
+
+// RegisterBroker makes a broker available under a URL scheme, usually from the
+// init function of its package. It panics if the scheme is empty or taken, or
+// if open is nil; open must return a new broker at every call.
+func RegisterBroker(scheme string, open func() Broker) {
+	registry.Lock()
+	defer registry.Unlock()
+	if scheme == "" || open == nil {
+		panic("linda: RegisterBroker needs a scheme and a function")
+	}
+	if _, taken := registry.byScheme[scheme]; taken {
+		panic("linda: RegisterBroker called twice for scheme " + scheme)
+	}
+	registry.byScheme[scheme] = open
+}
+
+// NewBroker opens the broker at a URL such as redis://localhost:6379/ or
+// memory://. The URL's scheme chooses the kind, and each call opens a
+// connection of its own, which the caller closes. Errors never show the URL,
+// since it may hold a password.
+func NewBroker(url string) (Broker, error) {
+	u, err := neturl.Parse(url)
+	if err != nil {
+		// The parse error quotes the URL, password included.
+		return nil, fmt.Errorf("%w: it does not parse (special characters in a password are written %%XX)", ErrBadURL)
+	}
+	registry.RLock()
+	open, known := registry.byScheme[u.Scheme]
+	registry.RUnlock()
+	if !known {
+		return nil, unknownScheme(u.Scheme)
+	}
+	b := open()
+	if err := b.Connect(u); err != nil {
+		_ = b.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+// imported tells in which package the brokers outside the root live.
+var imported = map[string]string{
+	"beanstalkd": "beanstalkd", "beanstalk": "beanstalkd",
+	"nsq":   "nsq",
+	"kafka": "kafka", "kafka+tls": "kafka",
+	"amqp": "rabbitmq", "amqps": "rabbitmq",
+}
+
+func unknownScheme(scheme string) error {
+	if pkg, ok := imported[scheme]; ok {
+		return fmt.Errorf("%w: no broker for %s:// (forgotten import _ \"github.com/amlun/linda/broker/%s\"?)", ErrBadURL, scheme, pkg)
+	}
+	registry.RLock()
+	defer registry.RUnlock()
+	known := make([]string, 0, len(registry.byScheme))
+	for s := range registry.byScheme {
+		known = append(known, s+"://")
+	}
+	slices.Sort(known)
+	// Without "//" the scheme may be any text before a colon, even a user name.
+	return fmt.Errorf("%w: unknown scheme (known: %s; forgotten import?)", ErrBadURL, strings.Join(known, ", "))
+}
+
+// CheckName returns an error that wraps [ErrBadName] unless name is a queue
+// name that every broker takes. Brokers call it before any I/O.
+func CheckName(name string) error {
+	ok := len(name) >= 1 && len(name) <= 60 && alphanumeric(name[0])
+	for i := 1; ok && i < len(name); i++ {
+		c := name[i]
+		ok = alphanumeric(c) || c == '.' || c == '_' || c == '-'
+	}
+	if ok {
+		return nil
+	}
+	return fmt.Errorf("%w: %.64q", ErrBadName, name)
+}
+
+func alphanumeric(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+}
+
+// DeadQueue names the queue that holds the dead jobs of a queue on brokers
+// that have no DEAD state of their own.
+func DeadQueue(queue string) string { return queue + ".dead" }

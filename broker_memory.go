@@ -1,0 +1,329 @@
+package linda
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	neturl "net/url"
+	"slices"
+	"sync"
+	"time"
+)
+
+func init() { RegisterBroker("memory", func() Broker { return new(memoryBroker) }) }
+
+// memoryBroker keeps its jobs in this process, for first steps and for tests,
+// and is the model that the other brokers are held to. A URL with a name,
+// memory://name, shares the jobs between all brokers of the process that have
+// that URL open; memory:// alone is private.
+//
+// All waiting is on channels and timers, so it runs under testing/synctest.
+type memoryBroker struct {
+	store  *memoryStore
+	closed chan struct{}
+	once   sync.Once // closes closed
+}
+
+var memoryStores = struct {
+	sync.Mutex
+	byName map[string]*memoryStore // guarded by Mutex
+}{byName: make(map[string]*memoryStore)}
+
+func (b *memoryBroker) Connect(url *neturl.URL) error {
+	if url.RawQuery != "" || url.User != nil || url.Port() != "" || len(url.Path) > 1 {
+		return fmt.Errorf("%w: memory:// takes a name and nothing else", ErrBadURL)
+	}
+	b.closed = make(chan struct{})
+	name := url.Hostname()
+	if name == "" {
+		b.store = newMemoryStore("")
+		return nil
+	}
+	memoryStores.Lock()
+	defer memoryStores.Unlock()
+	if memoryStores.byName[name] == nil {
+		memoryStores.byName[name] = newMemoryStore(name)
+	}
+	b.store = memoryStores.byName[name]
+	b.store.brokers++
+	return nil
+}
+
+// Close detaches the broker; the jobs go with the last one that is attached.
+func (b *memoryBroker) Close() error {
+	if b.store == nil {
+		return nil
+	}
+	b.once.Do(func() {
+		close(b.closed)
+		memoryStores.Lock()
+		defer memoryStores.Unlock()
+		if b.store.brokers--; b.store.brokers == 0 {
+			delete(memoryStores.byName, b.store.name)
+		}
+	})
+	return nil
+}
+
+// use locks a queue, with everything that is due moved to READY, and returns
+// it with its unlock.
+func (b *memoryBroker) use(queue string) (*memoryQueue, func(), error) {
+	if err := CheckName(queue); err != nil {
+		return nil, nil, err
+	}
+	select {
+	case <-b.closed:
+		return nil, nil, ErrClosed
+	default:
+	}
+	b.store.mu.Lock()
+	q := b.store.queues[queue]
+	if q == nil {
+		q = newMemoryQueue()
+		b.store.queues[queue] = q
+	}
+	return q, func() {
+		if q.empty() {
+			delete(b.store.queues, queue)
+		}
+		b.store.mu.Unlock()
+	}, nil
+}
+
+func (b *memoryBroker) MigrateExpiredJobs(queue string) {
+	if q, unlock, err := b.use(queue); err == nil {
+		q.migrate(time.Now())
+		unlock()
+	}
+}
+
+func (b *memoryBroker) Pop(queue string, timeout int64) (*Job, error) {
+	return popOne(b, queue, timeout)
+}
+
+func (b *memoryBroker) Delete(queue string, job *Job) error {
+	return settleOne(b, queue, Settlement{Job: job, Op: OpDelete})
+}
+
+func (b *memoryBroker) Release(queue string, job *Job) error {
+	return settleOne(b, queue, Settlement{Job: job, Op: OpRelease})
+}
+
+func (b *memoryBroker) ReleaseWithDelay(queue string, job *Job, delay int64) error {
+	return releaseLater(b, queue, job, delay)
+}
+
+func (b *memoryBroker) Push(job *Job, queue string) error { return pushOne(b, queue, job) }
+
+func (b *memoryBroker) Later(delay int64, job *Job, queue string) error {
+	return pushLater(b, queue, job, delay)
+}
+
+func (b *memoryBroker) Fetch(ctx context.Context, queue string, max int, lease time.Duration) ([]*Job, error) {
+	for {
+		jobs, wake, due, err := b.take(queue, max, lease)
+		if err != nil || len(jobs) > 0 {
+			return jobs, err
+		}
+		timer := time.NewTimer(due)
+		select {
+		case <-wake:
+		case <-timer.C:
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-b.closed:
+			err = ErrClosed
+		}
+		timer.Stop()
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (b *memoryBroker) fetchNow(ctx context.Context, queue string, max int, lease time.Duration) ([]*Job, error) {
+	jobs, _, _, err := b.take(queue, max, lease)
+	return jobs, err
+}
+
+// take reserves what is ready. Where nothing is, it returns a channel that is
+// closed once that may have changed, and the time until the next job is due.
+func (b *memoryBroker) take(queue string, max int, lease time.Duration) ([]*Job, <-chan struct{}, time.Duration, error) {
+	q, unlock, err := b.use(queue)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	defer unlock()
+	now := time.Now()
+	q.migrate(now)
+	n := min(max, q.ready.len())
+	if n <= 0 {
+		return nil, q.changed(), q.nextDue(now), nil
+	}
+	jobs := make([]*Job, n)
+	for i := range jobs {
+		m := q.ready.popFront()
+		m.deliveries++
+		jobs[i], _ = Decode(queue, m.body)
+		jobs[i].Delivered(m.deliveries)
+		if lease == 0 {
+			q.unlockKey(jobs[i])
+			jobs[i].Reserve(b, queue, nil, time.Time{})
+			continue
+		}
+		q.reserve(m, now.Add(lease))
+		jobs[i].Reserve(b, queue, memoryToken{m, m.deliveries}, now.Add(lease))
+	}
+	return jobs, nil, 0, nil
+}
+
+func (b *memoryBroker) PushBatch(ctx context.Context, queue string, jobs []*Job) error {
+	bodies, err := encodeAll(ctx, queue, jobs)
+	if err != nil {
+		return err
+	}
+	q, unlock, err := b.use(queue)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	errs := make([]error, len(jobs))
+	for i, body := range bodies {
+		if key := jobs[i].UniqueKey; key != "" {
+			errs[i] = q.lockKey(queue, body, jobs[i])
+		}
+		if errs[i] == nil {
+			q.add(&memoryJob{body: string(body)}, jobs[i].Delay)
+		}
+	}
+	return Batch(errs)
+}
+
+func (b *memoryBroker) PushUnique(ctx context.Context, queue string, job *Job) error {
+	return unbatch(b.PushBatch(ctx, queue, []*Job{job}))
+}
+
+func (b *memoryBroker) Settle(ctx context.Context, queue string, batch []Settlement) error {
+	q, unlock, err := b.use(queue)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	errs := make([]error, len(batch))
+	for i := range slices.Backward(batch) { // so that those put back at the head keep their order
+		r, err := batch[i].Begin(b, queue)
+		if err != nil {
+			errs[i] = err
+			continue
+		}
+		errs[i] = r.End(q.settle(&batch[i], r))
+	}
+	return Batch(errs)
+}
+
+func (b *memoryBroker) Touch(ctx context.Context, queue string, lease time.Duration, jobs []*Job) error {
+	q, unlock, err := b.use(queue)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	until := time.Now().Add(lease)
+	errs := make([]error, len(jobs))
+	for i, job := range jobs {
+		r, err := job.Receipt(b, queue)
+		if err != nil {
+			errs[i] = err
+			continue
+		}
+		if m := q.heldBy(r); m != nil {
+			q.reserve(m, until)
+			r.Extend(until)
+		} else if !r.Gone() {
+			r.Lose()
+			errs[i] = ErrLeaseLost
+		}
+	}
+	return Batch(errs)
+}
+
+func (b *memoryBroker) Stats(ctx context.Context, queue string) (Stats, error) {
+	q, unlock, err := b.use(queue)
+	if err != nil {
+		return Stats{}, err
+	}
+	defer unlock()
+	return Stats{
+		Ready: int64(q.ready.len()), Delayed: int64(len(q.delayed)),
+		Reserved: int64(len(q.reserved)), Dead: int64(len(q.dead)),
+	}, nil
+}
+
+func (b *memoryBroker) Peek(ctx context.Context, queue string, state State, max int) ([]*Job, error) {
+	q, unlock, err := b.use(queue)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	held, err := q.in(state)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(held, func(a, b *memoryJob) int { return a.due.Compare(b.due) })
+	jobs := make([]*Job, min(len(held), bounded(max)))
+	for i := range jobs {
+		jobs[i], _ = Decode(queue, held[i].body)
+		jobs[i].Delivered(held[i].deliveries)
+	}
+	return jobs, nil
+}
+
+func (b *memoryBroker) Kick(ctx context.Context, queue string, max int) (int, error) {
+	q, unlock, err := b.use(queue)
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	n := min(len(q.dead), bounded(max))
+	for _, m := range q.dead[:n] {
+		m.body = kicked(queue, m.body)
+		q.add(m, 0)
+	}
+	q.dead = slices.Delete(q.dead, 0, n)
+	return n, nil
+}
+
+func (b *memoryBroker) Purge(ctx context.Context, queue string, state State) (int, error) {
+	q, unlock, err := b.use(queue)
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	return q.purge(state)
+}
+
+func (b *memoryBroker) Queues(ctx context.Context) ([]string, error) {
+	select {
+	case <-b.closed:
+		return nil, ErrClosed
+	default:
+	}
+	b.store.mu.Lock()
+	defer b.store.mu.Unlock()
+	names := make([]string, 0, len(b.store.queues))
+	for name, q := range b.store.queues {
+		if !q.empty() {
+			names = append(names, name)
+		}
+	}
+	slices.SortFunc(names, cmp.Compare[string])
+	return names, nil
+}
+
+func (b *memoryBroker) Guarantees() Guarantees {
+	return Guarantees{
+		LeaseMin: time.Millisecond, DelayMax: maxDelay, DelayResolution: 1,
+		AttemptsExact: true, ConfirmedPush: true, ConfirmedDelete: true, Ordered: true,
+		BodyMax: MaxBody, Stats: []State{Ready, Delayed, Reserved, Dead},
+		Notes: []string{"jobs live in this process and end with it"},
+	}
+}

@@ -1,0 +1,180 @@
+package linda
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Job is a unit of deferred work: the name of a class and its arguments. A
+// program fills in Payload, and whatever else it cares for, and pushes the
+// job; a handler receives one that carries its attempt, its context and the
+// receipt by which it can be settled.
+//
+// A job that was popped may be copied; the copies share its receipt.
+type Job struct {
+	// Queue is the queue the job is in.
+	Queue string
+	// Payload is the class and its arguments.
+	Payload Payload
+
+	// ID identifies the job for its whole life. Push makes one where it is
+	// empty or where the job was popped; set it, with NewID, to know it.
+	ID string
+	// Delay is how long after the push the job becomes ready; 0 or less is
+	// at once.
+	Delay time.Duration
+	// MaxAttempts is after how many failures the job is dead; 0 means
+	// Settings.MaxAttempts.
+	MaxAttempts int
+	// TimeLimit is how long one attempt may run before its context ends; 0
+	// means Settings.TimeLimit.
+	TimeLimit time.Duration
+	// UniqueKey, if not empty, lets only one job with this key be in the
+	// queue: see Uniquer.
+	UniqueKey string
+	// UniqueTTL is how long UniqueKey is held at most; 0 means until the job
+	// is done or dead.
+	UniqueTTL time.Duration
+	// Headers travel with the job, for traces and the like.
+	Headers map[string]string
+
+	head    header
+	body    string // as popped, bookkeeping included
+	err     error  // why the body is not a job
+	receipt *Receipt
+	ctx     context.Context
+}
+
+// Payload names the class of a job and carries its arguments.
+type Payload struct {
+	Class string        `json:"class"`
+	Args  []interface{} `json:"args"`
+
+	raw json.RawMessage // the arguments as popped, exact
+}
+
+// NewID returns a new job id: a UUID whose order is that of its making.
+func NewID() string { return uuid.Must(uuid.NewV7()).String() }
+
+// Context returns the context of the running handler: it ends when the
+// dispatcher's grace period ends, when the reservation is lost or when the
+// job's time limit passes, and context.Cause says which. Outside a handler it
+// is context.Background.
+func (j *Job) Context() context.Context {
+	if j.ctx == nil {
+		return context.Background()
+	}
+	return j.ctx
+}
+
+// Attempt returns which attempt this delivery is, from 1. Snoozed runs and
+// deliveries that were handed back before they started do not count. It is 0
+// for a job that was not popped.
+func (j *Job) Attempt() int { return int(j.head.Deliveries - j.head.Uncounted) }
+
+// Failures returns how many earlier attempts ended with an error.
+func (j *Job) Failures() int { return int(j.head.Failures) }
+
+// Crashes returns how many of the last deliveries ended without any word from
+// their worker: it crashed, or lost its reservation.
+func (j *Job) Crashes() int { return max(0, int(j.head.Deliveries-1-j.head.Settled)) }
+
+// LastError returns the text of the last failure, or why the job is dead.
+func (j *Job) LastError() string { return j.head.Err }
+
+// Err returns nil for a job that can be run, and for a body that is not a job
+// the reason, which wraps ErrBadJob or ErrTooLarge.
+func (j *Job) Err() error { return j.err }
+
+// Body returns the job as its producer wrote it, byte for byte: without
+// linda's bookkeeping. It is empty for a job that was not popped.
+func (j *Job) Body() []byte { return []byte(original(j.body)) }
+
+// String tells queue, class, id and attempt. It leaves the arguments out, so
+// that it may be logged.
+func (j *Job) String() string {
+	return fmt.Sprintf("job %s: queue %s, class %q, attempt %d", j.ID, j.Queue, j.Payload.Class, j.Attempt())
+}
+
+// MarshalJSON returns the envelope: of a job that was popped, with the
+// bookkeeping renewed, so that a broker which stores jobs by encoding/json
+// keeps their attempts.
+func (j *Job) MarshalJSON() ([]byte, error) {
+	if j.body != "" {
+		return []byte((&Settlement{Job: j}).Body()), nil
+	}
+	return Encode(j, j.Queue)
+}
+
+// UnmarshalJSON reads an envelope, as one more delivery of its job.
+func (j *Job) UnmarshalJSON(body []byte) error {
+	job, err := Decode("", string(body))
+	if err != nil {
+		return err
+	}
+	job.head.Deliveries++
+	job.fillArgs()
+	*j = *job
+	return nil
+}
+
+// Decode stores the arguments, in their order, in the values that dst point
+// to, as json.Unmarshal would: exactly, whatever the size of a number. Further
+// arguments are left out; too few are an error. It is safe for concurrent use
+// as long as nobody changes Args.
+func (p Payload) Decode(dst ...any) error {
+	raw, err := p.encodedArgs()
+	if err != nil {
+		return err
+	}
+	var args []json.RawMessage
+	if err := json.Unmarshal(raw, &args); err != nil {
+		return fmt.Errorf("%w: class %q: arguments: %v", ErrBadJob, p.Class, err)
+	}
+	if len(args) < len(dst) {
+		return fmt.Errorf("%w: class %q: %d arguments, %d wanted", ErrBadJob, p.Class, len(args), len(dst))
+	}
+	for i, d := range dst {
+		dec := json.NewDecoder(bytes.NewReader(args[i]))
+		dec.UseNumber()
+		if err := dec.Decode(d); err != nil {
+			return fmt.Errorf("class %q: argument %d: %w", p.Class, i, err)
+		}
+	}
+	return nil
+}
+
+// encodedArgs returns the arguments as JSON: the bytes that were popped unless
+// Args has been changed since.
+func (p Payload) encodedArgs() ([]byte, error) {
+	if p.raw != nil && (p.Args == nil || reflect.DeepEqual(p.Args, decodeArgs(p.raw))) {
+		return p.raw, nil
+	}
+	return encodeArgs(p.Args)
+}
+
+// fillArgs decodes the arguments for code that reads Payload.Args.
+func (j *Job) fillArgs() {
+	if j.Payload.Args == nil && j.err == nil {
+		j.Payload.Args = decodeArgs(j.Payload.raw)
+	}
+}
+
+// decodeArgs decodes valid JSON as encoding/json does by default, but keeps
+// numbers as json.Number where one of them does not fit a float64.
+func decodeArgs(raw []byte) []any {
+	var args, exact []any
+	if json.Unmarshal(raw, &args) == nil {
+		return args
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	_ = dec.Decode(&exact) // raw has been checked to be an array
+	return exact
+}

@@ -1,0 +1,279 @@
+package linda
+
+import (
+	"container/heap"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"sync"
+	"time"
+)
+
+// memoryStore holds the queues of one memory:// URL.
+type memoryStore struct {
+	name    string
+	brokers int // attached; guarded by memoryStores
+
+	mu     sync.Mutex
+	queues map[string]*memoryQueue // guarded by mu, with all they hold
+}
+
+func newMemoryStore(name string) *memoryStore {
+	return &memoryStore{name: name, queues: make(map[string]*memoryQueue)}
+}
+
+// memoryJob is a stored job. It is in one of the collections of its queue, or
+// gone.
+type memoryJob struct {
+	body       string
+	deliveries int64     // also the fencing token
+	due        time.Time // when the delay or the reservation ends
+	index      int       // in its heap
+}
+
+type memoryToken struct {
+	job      *memoryJob
+	delivery int64
+}
+
+type memoryQueue struct {
+	ready    deque
+	delayed  dueHeap
+	reserved dueHeap
+	dead     []*memoryJob
+	keys     map[string]memoryKey
+	wake     chan struct{} // closed when a job is ready or due earlier than before; nil: nobody waits
+}
+
+type memoryKey struct {
+	id    string
+	until time.Time // zero: no limit
+}
+
+func newMemoryQueue() *memoryQueue {
+	return &memoryQueue{keys: make(map[string]memoryKey)}
+}
+
+// empty reports whether the queue can be forgotten.
+func (q *memoryQueue) empty() bool {
+	return q.ready.len()+len(q.delayed)+len(q.reserved)+len(q.dead)+len(q.keys) == 0 && q.wake == nil
+}
+
+func (q *memoryQueue) changed() <-chan struct{} {
+	if q.wake == nil {
+		q.wake = make(chan struct{})
+	}
+	return q.wake
+}
+
+func (q *memoryQueue) notify() {
+	if q.wake != nil {
+		close(q.wake)
+		q.wake = nil
+	}
+}
+
+// add makes a job READY or DELAYED.
+func (q *memoryQueue) add(m *memoryJob, delay time.Duration) {
+	if delay > 0 {
+		m.due = time.Now().Add(delay)
+		heap.Push(&q.delayed, m)
+	} else {
+		m.due = time.Time{}
+		q.ready.pushBack(m)
+	}
+	q.notify()
+}
+
+// migrate makes READY what is due.
+func (q *memoryQueue) migrate(now time.Time) {
+	for _, h := range []*dueHeap{&q.reserved, &q.delayed} {
+		for len(*h) > 0 && !(*h)[0].due.After(now) {
+			m := heap.Pop(h).(*memoryJob)
+			m.due = time.Time{}
+			q.ready.pushBack(m)
+		}
+	}
+}
+
+func (q *memoryQueue) nextDue(now time.Time) time.Duration {
+	next := time.Duration(math.MaxInt64)
+	for _, h := range []dueHeap{q.reserved, q.delayed} {
+		if len(h) > 0 {
+			next = min(next, h[0].due.Sub(now))
+		}
+	}
+	return next
+}
+
+// reserve starts the reservation of a job, or sets its end anew.
+func (q *memoryQueue) reserve(m *memoryJob, until time.Time) {
+	if q.holds(m) {
+		m.due = until
+		heap.Fix(&q.reserved, m.index)
+		return
+	}
+	m.due = until
+	heap.Push(&q.reserved, m)
+}
+
+func (q *memoryQueue) holds(m *memoryJob) bool {
+	return m.index < len(q.reserved) && q.reserved[m.index] == m
+}
+
+// heldBy returns the job that a receipt still reserves, or nil.
+func (q *memoryQueue) heldBy(r *Receipt) *memoryJob {
+	t, ok := r.Token().(memoryToken)
+	if !ok || t.job.deliveries != t.delivery || !q.holds(t.job) {
+		return nil
+	}
+	return t.job
+}
+
+func (q *memoryQueue) settle(s *Settlement, r *Receipt) error {
+	m := q.heldBy(r)
+	switch {
+	case r.Gone():
+		m = &memoryJob{deliveries: s.Job.head.Deliveries}
+	case m == nil:
+		return ErrNotReserved
+	default:
+		heap.Remove(&q.reserved, m.index)
+	}
+	if s.Op != OpRelease {
+		q.unlockKey(s.Job)
+	}
+	if s.Op == OpDelete {
+		return nil
+	}
+	m.body = s.Body()
+	switch {
+	case s.Op == OpBury:
+		m.due = time.Now()
+		q.dead = append(q.dead, m)
+	case s.Unstarted && s.Delay <= 0:
+		m.due = time.Time{}
+		q.ready.pushFront(m)
+		q.notify()
+	default:
+		q.add(m, s.Delay)
+	}
+	return nil
+}
+
+// lockKey takes the unique key of a job that is pushed.
+func (q *memoryQueue) lockKey(queue string, body []byte, job *Job) error {
+	now := time.Now()
+	if k, taken := q.keys[job.UniqueKey]; taken && (k.until.IsZero() || now.Before(k.until)) {
+		return &DuplicateError{Queue: queue, Key: job.UniqueKey, ID: k.id}
+	}
+	k := memoryKey{id: bodyID(body)}
+	if job.UniqueTTL > 0 {
+		k.until = now.Add(job.UniqueTTL)
+	}
+	q.keys[job.UniqueKey] = k
+	return nil
+}
+
+// unlockKey frees the unique key of a job that is done or dead.
+func (q *memoryQueue) unlockKey(job *Job) {
+	if key := job.UniqueKey; key != "" && q.keys[key].id == job.ID {
+		delete(q.keys, key)
+	}
+}
+
+// in lists the jobs in a state.
+func (q *memoryQueue) in(state State) ([]*memoryJob, error) {
+	switch state {
+	case Ready:
+		return q.ready.list(), nil
+	case Delayed:
+		return slices.Clone(q.delayed), nil
+	case Reserved:
+		return slices.Clone(q.reserved), nil
+	case Dead:
+		return slices.Clone(q.dead), nil
+	}
+	return nil, fmt.Errorf("linda: unknown state %q", state)
+}
+
+func (q *memoryQueue) purge(state State) (int, error) {
+	jobs, err := q.in(state)
+	if err != nil {
+		return 0, err
+	}
+	switch state {
+	case Ready:
+		q.ready = deque{}
+	case Delayed:
+		q.delayed = nil
+	case Dead:
+		q.dead = nil
+	default:
+		return 0, errPurgeReserved
+	}
+	gone := make(map[string]bool, len(jobs))
+	for _, m := range jobs {
+		gone[bodyID([]byte(m.body))] = true
+	}
+	maps.DeleteFunc(q.keys, func(_ string, k memoryKey) bool { return gone[k.id] })
+	return len(jobs), nil
+}
+
+// dueHeap orders jobs by due; it implements heap.Interface.
+type dueHeap []*memoryJob
+
+func (h dueHeap) Len() int           { return len(h) }
+func (h dueHeap) Less(i, j int) bool { return h[i].due.Before(h[j].due) }
+func (h dueHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+
+func (h *dueHeap) Push(x any) {
+	m := x.(*memoryJob)
+	m.index = len(*h)
+	*h = append(*h, m)
+}
+
+func (h *dueHeap) Pop() any {
+	last := len(*h) - 1
+	m := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	return m
+}
+
+// deque is a first-in, first-out queue that also takes jobs back at its head.
+type deque struct {
+	front []*memoryJob // in reverse
+	back  []*memoryJob
+	head  int // of back
+}
+
+func (d *deque) len() int               { return len(d.front) + len(d.back) - d.head }
+func (d *deque) pushBack(m *memoryJob)  { d.back = append(d.back, m) }
+func (d *deque) pushFront(m *memoryJob) { d.front = append(d.front, m) }
+
+func (d *deque) popFront() *memoryJob {
+	if n := len(d.front); n > 0 {
+		m := d.front[n-1]
+		d.front = d.front[:n-1]
+		return m
+	}
+	m := d.back[d.head]
+	d.back[d.head] = nil
+	d.head++
+	if d.head > 1024 && d.head > len(d.back)/2 {
+		d.back = append([]*memoryJob(nil), d.back[d.head:]...)
+		d.head = 0
+	}
+	return m
+}
+
+func (d *deque) list() []*memoryJob {
+	jobs := slices.Clone(d.front)
+	slices.Reverse(jobs)
+	return append(jobs, d.back[d.head:]...)
+}
