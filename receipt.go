@@ -179,9 +179,9 @@ func (r *Receipt) Lose() bool {
 }
 
 // request returns the settlement that somebody asked for, nil if nobody did,
-// and whether it still waits to be carried out.
-func (r *Receipt) request() (s *Settlement, open bool) {
+// and what has become of it.
+func (r *Receipt) request() (*Settlement, receiptState) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.asked, r.state == held
+	return r.asked, r.state
 }
