@@ -115,7 +115,13 @@ func (r *rig) start(after time.Duration) {
 	var ctx context.Context
 	ctx, r.cancel = context.WithCancel(context.Background())
 	go func() { r.stopped <- r.d.Run(ctx) }()
-	time.Sleep(after)
+	r.after(after)
+}
+
+// after lets so much time pass, and what is due at its end happen. It is for
+// the test's own goroutine.
+func (r *rig) after(d time.Duration) {
+	time.Sleep(d)
 	synctest.Wait()
 }
 
@@ -124,7 +130,9 @@ func (r *rig) stop() (error, time.Duration) {
 	begin := time.Now()
 	r.cancel()
 	err := <-r.stopped
-	return err, time.Since(begin)
+	took := time.Since(begin)
+	synctest.Wait()
+	return err, took
 }
 
 // end stops and expects that nothing is left undone.
@@ -133,7 +141,6 @@ func (r *rig) end() {
 	if err, _ := r.stop(); err != nil {
 		r.t.Errorf("stop: %v", err)
 	}
-	synctest.Wait()
 }
 
 // count returns how many events were of a kind, and fails if one of them is
