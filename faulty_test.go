@@ -39,6 +39,7 @@ type faulty struct {
 	settled []Settlement // all that were carried out
 	most    int          // most jobs reserved by fetch and not settled
 	held    int
+	batch   int // most jobs that one fetch brought
 }
 
 func newFaulty(t testing.TB) *faulty {
@@ -105,6 +106,7 @@ func (b *faulty) Fetch(ctx context.Context, queue string, most int, lease time.D
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.held += len(jobs)
+	b.batch = max(b.batch, len(jobs))
 	b.most = max(b.most, b.held)
 	return jobs, err
 }
@@ -142,9 +144,12 @@ func (b *faulty) settleFaulty(ctx context.Context, op, queue string, batch []Set
 		receipts[i], errs[i] = batch[i].Begin(b.memoryBroker, queue)
 	}
 	late, broken := b.meet(ctx, op)
-	if broken == nil && b.veto != nil {
+	b.mu.Lock()
+	veto := b.veto
+	b.mu.Unlock()
+	if broken == nil && veto != nil {
 		for _, s := range batch {
-			broken = cmp.Or(broken, b.veto(s))
+			broken = cmp.Or(broken, veto(s))
 		}
 	}
 	q, unlock, err := b.use(queue)

@@ -138,6 +138,7 @@ func (k *keeper) touch(ctx context.Context, held []*delivery) bool {
 	}
 	once, cancel := context.WithTimeout(ctx, min(k.lease/5, callLimit))
 	defer cancel()
+	sent := time.Now()
 	err := k.toucher.Touch(once, k.queue, k.lease, jobs)
 	if err == nil {
 		return true
@@ -153,7 +154,7 @@ func (k *keeper) touch(ctx context.Context, held []*delivery) bool {
 		}
 	}
 	if !ok && ctx.Err() == nil {
-		k.outage.begins(touching, err)
+		k.outage.begins(touching, sent, err)
 	}
 	return ok
 }

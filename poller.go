@@ -2,6 +2,7 @@ package linda
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -21,7 +22,8 @@ func (r *run) poll() {
 		if !ok {
 			return
 		}
-		jobs, took, err := r.fetch(room)
+		sent := time.Now()
+		jobs, err := r.fetch(room)
 		batch := r.adopt(jobs)
 		if r.polling.Err() != nil {
 			late = batch
@@ -30,10 +32,10 @@ func (r *run) poll() {
 		r.hand(batch)
 		switch {
 		case err != nil:
-			r.outage.begins(fetching, err)
+			r.outage.begins(fetching, sent, err)
 			_ = sleep(r.polling, pause.next())
 			continue
-		case len(jobs) == 0 && took < retryPause.wait: // a Fetch that should have waited
+		case len(jobs) == 0 && time.Since(sent) < retryPause.wait: // a Fetch that should have waited
 			_ = sleep(r.polling, pause.next())
 		default:
 			pause = retryPause
@@ -43,19 +45,19 @@ func (r *run) poll() {
 }
 
 // fetch asks the broker for jobs. While some wait here it does not ask for
-// long, since they may have to be handed back.
-func (r *run) fetch(room int) (jobs []*Job, took time.Duration, err error) {
+// long, since they may have to be handed back; nor after a failure, since an
+// empty queue is also an answer.
+func (r *run) fetch(room int) ([]*Job, error) {
 	ctx, cancel := r.polling, func() {}
-	if len(r.jobs) > 0 {
+	if len(r.jobs) > 0 || r.outage.has(fetching) {
 		ctx, cancel = context.WithTimeout(ctx, holdFor)
 	}
 	defer cancel()
-	sent := time.Now()
-	jobs, err = r.backend.fetcher.Fetch(ctx, r.settings.Queue, room, r.lease)
-	if ctx.Err() != nil {
-		err = nil // the broker is not to blame
+	jobs, err := r.backend.fetcher.Fetch(ctx, r.settings.Queue, room, r.lease)
+	if errors.Is(err, ctx.Err()) && !errors.Is(err, ErrUnknown) {
+		err = nil // the broker waited as long as it was asked to
 	}
-	return jobs, time.Since(sent), err
+	return jobs, err
 }
 
 // adopt makes deliveries of jobs and keeps their reservations from now on.

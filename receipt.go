@@ -168,11 +168,15 @@ func (r *Receipt) Extend(until time.Time) {
 
 // Lose records that the reservation has ended without a settlement, and
 // reports whether that is so: it is not while a settlement is under way or
-// after one.
+// after one, be it one with an unknown outcome.
 func (r *Receipt) Lose() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.state == held {
+	switch {
+	case r.state != held:
+	case r.unsure && time.Now().Before(r.until): // see End
+		r.state = settled
+	default:
 		r.state = lost
 	}
 	return r.state == lost

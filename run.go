@@ -199,30 +199,3 @@ func (r *run) send(res result) {
 	}
 }
 
-// outage reports a broker that does not answer once, not at every try, nor for
-// each of the engine's parts.
-type outage struct {
-	log   *slog.Logger
-	queue string
-	down  atomic.Int32 // the calls that fail
-}
-
-// The calls that can fail, each on its own.
-const (
-	fetching int32 = 1 << iota
-	settlingJobs
-	touching
-)
-
-func (o *outage) begins(call int32, err error) {
-	if o.down.Load()&call == 0 && o.down.Or(call) == 0 {
-		o.log.LogAttrs(context.Background(), slog.LevelError, "linda: broker does not do as asked; trying again",
-			slog.String("queue", o.queue), slog.String("err", clip(err.Error())))
-	}
-}
-
-func (o *outage) ends(call int32) {
-	if o.down.Load()&call != 0 && o.down.And(^call) == call {
-		o.log.LogAttrs(context.Background(), slog.LevelInfo, "linda: broker answers again", slog.String("queue", o.queue))
-	}
-}

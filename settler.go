@@ -153,6 +153,7 @@ func (s *settler) exchange(ctx context.Context, batch []result) (open []result, 
 	if len(tried) == 0 {
 		return open, true
 	}
+	sent := time.Now()
 	err := s.call(ctx, tried)
 	if err == nil {
 		for _, res := range tried {
@@ -168,7 +169,7 @@ func (s *settler) exchange(ctx context.Context, batch []result) (open []result, 
 		}
 	}
 	if !answered || len(open) > 0 {
-		s.outage.begins(settlingJobs, err)
+		s.outage.begins(settlingJobs, sent, err)
 	}
 	return open, answered
 }
