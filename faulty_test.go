@@ -37,9 +37,9 @@ type faulty struct {
 	veto    func(Settlement) error // fails the whole exchange that holds such a settlement
 	calls   map[string]int
 	settled []Settlement // all that were carried out
-	most    int          // most jobs reserved by fetch and not settled
-	held    int
-	batch   int // most jobs that one fetch brought
+	held    int          // jobs fetched whose handlers have not returned
+	most    int          // most of them
+	batch   int          // most jobs that one fetch brought
 }
 
 func newFaulty(t testing.TB) *faulty {
@@ -65,6 +65,13 @@ func (b *faulty) always(f fault, ops ...string) {
 	for _, op := range ops {
 		b.on(op, func(int) fault { return f })
 	}
+}
+
+// finished tells that a handler has returned.
+func (b *faulty) finished() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.held--
 }
 
 func (b *faulty) count(op string) int {
@@ -181,7 +188,6 @@ func (b *faulty) apply(q *memoryQueue, s *Settlement, r *Receipt) error {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.settled = append(b.settled, *s)
-		b.held--
 	}
 	return err
 }

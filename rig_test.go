@@ -86,6 +86,7 @@ func (r *rig) handle(class string, f func(ctx context.Context, job *Job) error) 
 			r.mu.Lock()
 			r.live--
 			r.mu.Unlock()
+			r.b.finished()
 		}()
 		return f(ctx, job)
 	}))

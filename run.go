@@ -198,4 +198,3 @@ func (r *run) send(res result) {
 	case <-r.gone: // Run has returned; the reservation ends by itself
 	}
 }
-
