@@ -30,8 +30,7 @@ type load struct {
 	lastTake atomic.Int64 // unix ns when a worker last took a job
 	lastHand atomic.Int64 // unix ns when the workers last got jobs
 	late     atomic.Bool  // a job has waited longer than holdFor
-	busy     atomic.Int64 // ns that handlers ran since the last look
-	finished atomic.Int64 // handlers that returned since
+	spent    atomic.Int64 // since the last look: µs that handlers ran << 20 + how many returned
 	closed   atomic.Bool  // no job is to be fetched for now
 
 	average float64 // ns a handler runs, 0 if that is not known; the poller's own
@@ -66,8 +65,9 @@ func (l *load) ahead() int {
 	if !l.prefetch {
 		return 0
 	}
-	if n := l.finished.Swap(0); n > 0 {
-		latest := max(1, float64(l.busy.Swap(0))/float64(n))
+	spent := l.spent.Swap(0)
+	if n := spent & (1<<20 - 1); n > 0 {
+		latest := float64(time.Microsecond) * float64(spent>>20) / float64(n)
 		if l.average == 0 {
 			l.average = latest
 		}
@@ -105,10 +105,11 @@ func (l *load) take(now, handed time.Time) {
 	}
 }
 
-// ran notes how long a handler ran.
+// ran notes how long a handler ran. Both numbers are in one word, so that they
+// belong together; there is a look for each fetch, and no handler counts for
+// more than a second, so neither overflows.
 func (l *load) ran(took time.Duration) {
-	l.busy.Add(int64(took))
-	l.finished.Add(1)
+	l.spent.Add(min(max(took, time.Microsecond), time.Second).Microseconds()<<20 + 1)
 }
 
 // free notes that a job is finished.

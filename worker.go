@@ -44,7 +44,7 @@ func (r *run) do(slot int, dl *delivery) {
 // if the handler ends the goroutine, and then starts another worker.
 func (r *run) runHandler(slot int, dl *delivery) {
 	ctx, cancel := r.handlerContext(dl)
-	defer cancel()
+	defer cancel(nil)
 	event := Event{Attempt: dl.job.Attempt(), Err: ErrGoexit}
 	returned := false
 	r.running[slot].Store(dl)
@@ -62,9 +62,9 @@ func (r *run) runHandler(slot int, dl *delivery) {
 	returned = true
 }
 
-func (r *run) handlerContext(dl *delivery) (context.Context, func()) {
+// handlerContext returns the context of a handler and what ends it.
+func (r *run) handlerContext(dl *delivery) (context.Context, context.CancelCauseFunc) {
 	ctx, cancel := context.WithCancelCause(r.working)
-	stop := func() { cancel(nil) }
 	dl.begin(cancel)
 	limit := dl.job.TimeLimit
 	if limit <= 0 {
@@ -73,10 +73,10 @@ func (r *run) handlerContext(dl *delivery) (context.Context, func()) {
 	if limit > 0 {
 		var end context.CancelFunc
 		ctx, end = context.WithTimeoutCause(ctx, limit, ErrTimeLimit)
-		stop = func() { end(); cancel(nil) }
+		_ = end // cancel ends it too
 	}
 	dl.job.ctx = ctx
-	return ctx, stop
+	return ctx, cancel
 }
 
 // call calls the handler and turns a panic into an error.
