@@ -170,6 +170,14 @@ func TestPrefetchedJobsAreKeptAliveAndHandedBackWhenNoWorkerComes(t *testing.T) 
 	})
 }
 
+func TestReservationLostJustBeforeTheStartEndsTheContext(t *testing.T) {
+	dl := new(delivery)
+	dl.lose()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	dl.begin(cancel)
+	is(t, "cause", context.Cause(ctx), ErrLeaseLost)
+}
+
 func TestFinishedJobsAreNotKeptInMemory(t *testing.T) {
 	k := newKeeper(nil, "q", time.Minute, nil)
 	slow := &delivery{}

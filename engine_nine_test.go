@@ -150,6 +150,7 @@ func TestNineMethodsCallThatHangsIsNotRepeated(t *testing.T) {
 		id := r.push("a", 1)[0]
 		r.start(20 * time.Second)
 		is(t, "deletes under way", b.calls["delete"], 1)
+		is(t, "events meanwhile", len(r.kinds(id)), 0)
 		b.set(func() { delete(b.hang, "delete") })
 		close(hang)
 		r.after(5 * time.Second)

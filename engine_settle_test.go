@@ -121,6 +121,34 @@ func TestSettlementThatAlwaysFailsDoesNotHoldUpTheOthers(t *testing.T) {
 	}
 }
 
+// The broker's first failures are settlements that it cannot bear, and it seems
+// to be down: what comes then must not wait behind them for ever.
+func TestSettlementsThatAlwaysFailAreNotTheOnlyOnesTried(t *testing.T) {
+	inRig(t, func(s *Settings) { s.Concurrency = 50 }, func(t *testing.T, r *rig) {
+		r.b.veto = func(s Settlement) error {
+			if s.Op == OpBury {
+				return errors.New("test: cannot bury")
+			}
+			return nil
+		}
+		r.handle("bad", func(context.Context, *Job) error {
+			time.Sleep(10 * time.Millisecond)
+			return Discard(errDown)
+		})
+		r.takes("good", 15*time.Millisecond)
+		r.push("bad", 4)
+		r.push("good", 20)
+		r.start(3 * time.Second)
+		is(t, "done", r.count(EventDone), 20)
+		r.b.mu.Lock()
+		r.b.veto = nil
+		r.b.mu.Unlock()
+		r.after(3 * time.Second)
+		r.end()
+		r.holds(Stats{Dead: 4})
+	})
+}
+
 func TestSettlementsAreGrouped(t *testing.T) {
 	inRig(t, func(s *Settings) { s.Concurrency = 100 }, func(t *testing.T, r *rig) {
 		r.b.always(fault{wait: 5 * time.Millisecond}, "settle")
