@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -57,6 +58,7 @@ func TestKillAndRestartKeepDataAndAddress(t *testing.T) {
 			require.NoError(t, s.Restart(t.Context()))
 			assert.Equal(t, addr, s.Addr)
 			requireAnswer(t, s, "GET colour", "$5\r\ngreen\r\n")
+			assert.Equal(t, 2, strings.Count(s.Log(), "Ready to accept connections"), "the log is of both runs")
 		})
 	}
 }
@@ -98,12 +100,18 @@ func TestOperationsAreSafeTogether(t *testing.T) {
 	t.Parallel()
 	s := Run(t, Redis)
 	var wg sync.WaitGroup
-	for range 3 {
-		wg.Go(func() { assert.NoError(t, s.Restart(t.Context())) })
-		wg.Go(func() { assert.NoError(t, s.Kill()) })
-		wg.Go(func() { _ = s.Pause() })
-		wg.Go(func() { _ = s.Resume() })
-		wg.Go(func() { _ = s.Log() })
+	for _, operation := range []func(){
+		func() { assert.NoError(t, s.Restart(t.Context())) },
+		func() { assert.NoError(t, s.Kill()) },
+		func() { _ = s.Pause() },
+		func() { _ = s.Resume() },
+		func() { _ = s.Log() },
+	} {
+		wg.Go(func() {
+			for range 5 {
+				operation()
+			}
+		})
 	}
 	wg.Wait()
 	for range 2 {
@@ -136,10 +144,11 @@ func TestServerThatExitsAtOnceIsAnErrorWithItsLog(t *testing.T) {
 
 func TestServerThatIsNeverReadyEndsWithTheContext(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	impatient := errors.New("waited long enough")
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 500*time.Millisecond, impatient)
 	defer cancel()
 	_, err := Start(ctx, actor(t, "never ready", errors.New("still warming up")))
-	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorIs(t, err, impatient)
 	require.ErrorContains(t, err, "still warming up")
 	require.ErrorContains(t, err, "playing: never ready")
 }

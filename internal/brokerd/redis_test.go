@@ -14,6 +14,11 @@ func TestRedisPasswordIsPartOfTheURL(t *testing.T) {
 	requireAnswer(t, s, "PING", "-NOAUTH Authentication required.\r\n")
 }
 
+func TestRedisAllowsDebugCommands(t *testing.T) {
+	t.Parallel()
+	requireAnswer(t, Run(t, Redis), "DEBUG SLEEP 0", "+OK\r\n")
+}
+
 func TestRedisMajor(t *testing.T) {
 	t.Parallel()
 	for version, want := range map[string]int{

@@ -104,9 +104,6 @@ func (s *Server) Resume() error {
 func (s *Server) Close() error {
 	s.turn.Lock()
 	defer s.turn.Unlock()
-	if s.closed {
-		return nil
-	}
 	s.closed = true
 	err := s.proc.kill()
 	s.lastLog.Store(s.Log())
