@@ -188,10 +188,12 @@ func (b *redisBroker) Later(delay int64, job *Job, queue string) error {
 }
 
 func (b *redisBroker) Fetch(ctx context.Context, queue string, max int, lease time.Duration) ([]*Job, error) {
+	if err := b.check(ctx, queue); err != nil {
+		return nil, err
+	}
+	w := b.waiter(queue)
 	for {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
+		news := w.news()
 		jobs, due, err := b.take(ctx, queue, max, lease)
 		if err != nil || len(jobs) > 0 {
 			return jobs, err
@@ -199,7 +201,7 @@ func (b *redisBroker) Fetch(ctx context.Context, queue string, max int, lease ti
 		if due == 0 {
 			continue
 		}
-		if err := b.waiter(queue).wait(ctx, due); err != nil {
+		if err := w.wait(ctx, news, due); err != nil {
 			return nil, err
 		}
 	}
@@ -338,7 +340,7 @@ func (b *redisBroker) push(ctx context.Context, queue string, jobs []*Job, bodie
 		return redisError(b.client.RPush(ctx, readyKey(queue), values...).Err())
 	}
 	err := pushScript.Run(ctx, b.client, []string{readyKey(queue), delayedKey(queue)}, delayed...).Err()
-	b.waiter(queue).dueIn(soonest)
+	b.dueIn(queue, soonest)
 	return redisError(err)
 }
 
@@ -359,7 +361,7 @@ func (b *redisBroker) pushUnique(ctx context.Context, queue string, job *Job, bo
 	if holder != "" {
 		return &DuplicateError{Queue: queue, Key: job.UniqueKey, ID: holder}
 	}
-	b.waiter(queue).dueIn(job.Delay)
+	b.dueIn(queue, job.Delay)
 	return nil
 }
 

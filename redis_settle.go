@@ -40,9 +40,7 @@ func (b *redisBroker) Settle(ctx context.Context, queue string, batch []Settleme
 		}
 		errs[index[n]] = r.End(own)
 	}
-	if soonest < maxDelay {
-		b.waiter(queue).dueIn(soonest)
-	}
+	b.dueIn(queue, soonest)
 	return Batch(errs)
 }
 

@@ -47,17 +47,25 @@ func (b *redisBroker) waiter(queue string) *redisWaiter {
 	return w
 }
 
-// wait returns when there may be a job: one was pushed, or the time until the
-// next due one has passed. The error is that of ctx, or ErrClosed.
-func (w *redisWaiter) wait(ctx context.Context, due time.Duration) error {
-	woken := w.block()
+// news returns what is closed when a waiting fetch should look again. A fetch
+// asks for it before it looks, so that it misses nothing that happens between.
+func (w *redisWaiter) news() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.woken
+}
+
+// wait returns when there may be a job: news came, one was pushed, or the time
+// until the next due one has passed. The error is that of ctx, or ErrClosed.
+func (w *redisWaiter) wait(ctx context.Context, news <-chan struct{}, due time.Duration) error {
+	w.block()
 	if due < 0 || due > redisLook {
 		due = redisLook
 	}
 	timer := time.NewTimer(due)
 	defer timer.Stop()
 	select {
-	case <-woken:
+	case <-news:
 		return nil
 	case <-timer.C:
 		return nil
@@ -68,16 +76,15 @@ func (w *redisWaiter) wait(ctx context.Context, due time.Duration) error {
 	}
 }
 
-// block sees to it that a goroutine blocks on the list, and returns what it
-// closes when it is woken.
-func (w *redisWaiter) block() <-chan struct{} {
+// block sees to it that a goroutine blocks on the list. A wake-up that came
+// since the caller looked is news already.
+func (w *redisWaiter) block() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.blocked && time.Now().After(w.rest) {
 		w.blocked = true
 		w.blocking.Go(w.blockOnce)
 	}
-	return w.woken
 }
 
 func (w *redisWaiter) blockOnce() {
@@ -95,14 +102,21 @@ func (w *redisWaiter) blockOnce() {
 	}
 }
 
-// dueIn tells that a job of this process becomes due, so that fetches which
-// wait for later ones look again.
-func (w *redisWaiter) dueIn(delay time.Duration) {
-	if 0 < delay && delay < redisLook {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.wake()
+// dueIn tells that this process has added a job that becomes due, so that
+// fetches which wait for later ones look again.
+func (b *redisBroker) dueIn(queue string, delay time.Duration) {
+	if delay <= 0 || delay >= redisLook {
+		return
 	}
+	b.mu.Lock()
+	w := b.waiters[queue]
+	b.mu.Unlock()
+	if w == nil { // nobody waits
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.wake()
 }
 
 // wake wakes every waiting fetch. The caller holds mu.
