@@ -150,10 +150,12 @@ func (h *header) parse(text string) error {
 	}
 	fields := h.fields()
 	var seen [len(fields)]bool
+	var newer []byte
 	for name, value := range members(text[1:]) {
 		i := slices.IndexFunc(fields[:], func(f headerField) bool { return f.name == name })
 		if i < 0 {
-			h.newer += "," + string(appendString(nil, name)) + ":" + value
+			newer = append(appendString(append(newer, ','), name), ':')
+			newer = append(newer, value...)
 			continue
 		}
 		if seen[i] || !fields[i].set(value) {
@@ -167,7 +169,7 @@ func (h *header) parse(text string) error {
 	if h.Raw > 1 || len(h.UniqueKey) > maxName {
 		return errors.New("raw or uniq is out of range")
 	}
-	h.Err = clip(h.Err)
+	h.Err, h.newer = clip(h.Err), string(newer)
 	return nil
 }
 
