@@ -104,6 +104,13 @@ func compacted(t *testing.T, raw string) string {
 	return string(b)
 }
 
+func TestArgumentsAreEncodedWithoutEscapesForHTML(t *testing.T) {
+	body, err := Encode(&Job{Payload: Payload{Class: "C", Args: []any{"<&>"}}, Headers: map[string]string{"k": "<&>"}}, "q")
+	require.NoError(t, err)
+	assert.Contains(t, string(body), `"args":["<&>"]`)
+	assert.Contains(t, string(body), `"h":{"k":"<&>"}`)
+}
+
 func TestChangedArgumentsAreEncodedAnew(t *testing.T) {
 	job := delivered(t, plain(`[{"n": 9007199254740993}, "a"]`))
 	job.fillArgs()
@@ -168,6 +175,7 @@ var badBodies = []string{
 	`{"linda":{"id":"x","u":-5},"Payload":{"class":"a"}}`, `{"linda":{"id":"x","id":"y"},"Payload":{"class":"a"}}`,
 	`{"linda":{"id":"x\u0061","n":1},"Payload":{"class":"a"}}`, `{"linda":{"id":"x","n":"1"},"Payload":{"class":"a"}}`,
 	`{"linda":{"id":"x","n":1,"raw":1},"Payload":{"class":"a"}}`, `{"linda":{"id":"x","n":1,"raw":2},"Payload":{"class":"a"}}`,
+	`{"linda":{"id":"x","uniq":"` + strings.Repeat("k", maxName+1) + `"},"Payload":{"class":"a"}}`,
 	`{"linda":{"id":"x","err":null},"Payload":{"class":"a"}}`, `{"linda":{"id":"x","h":[]},"Payload":{"class":"a"}}`,
 	"{\"linda\":{\"id\":\"x\",\"err\":\"\xff\"},\"Payload\":{\"class\":\"a\"}}",
 	`{"linda":{"id":"x","err":"` + strings.Repeat("e", maxHeader) + `"},"Payload":{"class":"a"}}`,
@@ -262,10 +270,20 @@ func TestHeaderThatGrewTooLongKeepsItsCounts(t *testing.T) {
 }
 
 func TestLargestHeaderOfOurOwnIsRead(t *testing.T) {
-	headers := make(map[string]string)
-	for size := 0; size+12 <= maxHeader/8; size += 12 {
-		headers[fmt.Sprintf("\x01%05d", size)] = "\x02\x03\x04\x05\x06"
+	for _, value := range []string{strings.Repeat("\x02", 1000), ""} {
+		headers := make(map[string]string)
+		for i, size := 0, 0; ; i++ {
+			key := string([]byte{byte(i%32) + 0, byte(i / 32 % 128)}) + strings.Repeat("\x01", i/(32*128))
+			if size += len(key) + len(value) + 1; size > maxHeader/8 {
+				break
+			}
+			headers[key] = value
+		}
+		largestHeaderIsRead(t, headers)
 	}
+}
+
+func largestHeaderIsRead(t *testing.T, headers map[string]string) {
 	job := &Job{ID: strings.Repeat("i", maxID), UniqueKey: strings.Repeat("\x01", maxName), Headers: headers,
 		Payload: Payload{Class: "C"}, MaxAttempts: maxCount, TimeLimit: maxDelay}
 	body, err := Encode(job, "q")
@@ -285,6 +303,8 @@ func TestReasonIsClippedAndValid(t *testing.T) {
 		assert.True(t, utf8.ValidString(later.LastError()))
 		assert.NotEmpty(t, later.LastError())
 	}
+	foreign := decoded(t, `{"linda":{"id":"x","err":"`+strings.Repeat("e", 2*maxReason)+`"},"Payload":{"class":"C"}}`)
+	assert.Len(t, foreign.LastError(), maxReason)
 	assert.Equal(t, "\x00\r\n\x1b[31m", clip("\x00\r\n\x1b[31m"))
 }
 
@@ -334,6 +354,7 @@ func TestHostileBodyAllocatesAtMostFourTimesItsSize(t *testing.T) {
 		"8 MiB":               strings.Repeat("{},", 8<<20/3),
 		"a long string":       plain(`["` + strings.Repeat(`\"`, MaxBody/2-100) + `"]`),
 		"a long garbage":      strings.Repeat("x", MaxBody),
+		"a header of members": headerOpen + `x"` + strings.Repeat(`,"":0`, maxHeader/5-10) + "}" + plain(`[]`)[1:],
 		"an endless header":   headerOpen + strings.Repeat("x", MaxBody),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -448,6 +469,7 @@ func TestCountsFollowEverySequenceOfDeliveries(t *testing.T) {
 		}
 		job := delivered(t, kicked("q", body))
 		require.Equal(t, 1, job.Attempt(), "after a kick")
+		require.Zero(t, job.Crashes(), "after a kick")
 		require.Equal(t, plain(`[1]`), string(job.Body()))
 		require.Zero(t, job.Failures())
 		require.Empty(t, job.LastError())
