@@ -168,6 +168,7 @@ var badBodies = []string{
 	`{"queue":1,"Payload":{"class":"a"}}`, `{"queue":"a","queue":"b","Payload":{"class":"a"}}`,
 	"{\"Payload\":{\"class\":\"a\xff\"}}", "{\"x\":\"\xff\",\"Payload\":{\"class\":\"a\"}}",
 	"\ufeff" + `{"Payload":{"class":"a"}}`,
+	`{"linda":{"id":"0"}"Payload":{"class":"0"}}`, `{"linda":{"id":"0"}`,
 	// bodies that start like one with bookkeeping, which cannot be read
 	`{"linda":{"id":"`, `{"linda":{"id":""},"Payload":{"class":"a"}}`, `{"linda":{"id":"a b"},"Payload":{"class":"a"}}`,
 	`{"linda":{"id":"x","n":-1},"Payload":{"class":"a"}}`, `{"linda":{"id":"x","n":1e3},"Payload":{"class":"a"}}`,

@@ -128,15 +128,25 @@ func (h *header) read(body string) (end int, err error) {
 	from := lead + len(`{"linda":`)
 	end = skipValue(body[:min(len(body), from+maxHeader)], from)
 	if end < 0 {
-		err = errors.New("it does not end, or is too long")
-	} else if err = h.parse(body[from:end]); err == nil && h.Raw == 1 && !strings.HasPrefix(body[end:], "}") {
-		err = errors.New("raw is wrong")
+		return 0, errors.New("it does not end, or is too long")
+	}
+	if err = h.parse(body[from:end]); err == nil && !h.goesBefore(body[end:]) {
+		err = errors.New("what follows it is not JSON")
 	}
 	if err != nil {
 		*h = header{}
 		return 0, err
 	}
 	return end, nil
+}
+
+// goesBefore reports whether the rest of a body can follow the header.
+func (h *header) goesBefore(rest string) bool {
+	if h.Raw == 1 {
+		return strings.HasPrefix(rest, "}")
+	}
+	i := skipSpace(rest, 0)
+	return i < len(rest) && (rest[i] == '}' || rest[i] == ',')
 }
 
 // parse reads the object that is the header. It is strict, so that no two
@@ -154,6 +164,9 @@ func (h *header) parse(text string) error {
 	for name, value := range members(text[1:]) {
 		i := slices.IndexFunc(fields[:], func(f headerField) bool { return f.name == name })
 		if i < 0 {
+			if newer == nil {
+				newer = make([]byte, 0, len(text))
+			}
 			newer = append(appendString(append(newer, ','), name), ':')
 			newer = append(newer, value...)
 			continue
