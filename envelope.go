@@ -125,7 +125,7 @@ func (j *Job) decode() error {
 	if !json.Valid(body) || body[skipSpace(body, 0)] != '{' {
 		return fmt.Errorf("%w: not a JSON object", ErrBadJob)
 	}
-	text := j.body[j.headEnd:] // as a string, since what is found in it is kept
+	text := j.behindHeader() // as a string, since what is found in it is kept
 	if j.headEnd == 0 || j.head.Raw == 1 {
 		text = text[strings.IndexByte(text, '{')+1:]
 	}

@@ -17,6 +17,8 @@ func FuzzDecode(f *testing.F) {
 		f.Add(body)
 	}
 	f.Add(plain(`[1, "<&>"]`))
+	f.Add(`{"linda":{"id":"0"},}`)
+	f.Add(`{"linda":{"id":"0"},,"Payload":{"class":"C"}}`)
 	f.Add(" \n" + plain(`[]`))
 	f.Add(`{"linda":{"id":"x","n":3,"r":"t"} , "Payload":{"class":"C"}}`)
 	f.Add(`{"linda":{"id":"x","n":1,"raw":1}} {"Payload":{"class":"C"}}`)

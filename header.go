@@ -279,7 +279,7 @@ func (h *header) before(lead, rest string) string {
 // Body returns the job as its producer wrote it, byte for byte: without
 // linda's bookkeeping. It is empty for a job that was not popped.
 func (j *Job) Body() []byte {
-	rest := j.body[j.headEnd:]
+	rest := j.behindHeader()
 	b := make([]byte, 0, len(rest)+1)
 	switch {
 	case j.headEnd == 0:
@@ -288,8 +288,15 @@ func (j *Job) Body() []byte {
 		return append(b, rest[1:]...)
 	}
 	b = append(b, j.body[:skipSpace(j.body, 0)+1]...) // up to the brace
-	if comma := skipSpace(rest, 0); strings.HasPrefix(rest[comma:], ",") {
-		rest = rest[comma+1:]
-	}
 	return append(b, rest...)
+}
+
+// behindHeader returns the body from behind the header and its comma, or all
+// of a body without a header.
+func (j *Job) behindHeader() string {
+	rest := j.body[j.headEnd:]
+	if comma := skipSpace(rest, 0); j.headEnd > 0 && strings.HasPrefix(rest[comma:], ",") {
+		return rest[comma+1:]
+	}
+	return rest
 }

@@ -62,8 +62,7 @@ func find(text string, names ...string) (values [3]string, err error) {
 }
 
 // members iterates over the names and raw values of a JSON object, which is
-// valid. The text starts behind the brace that opens it, or behind any of its
-// members.
+// valid. The text starts behind the brace that opens it.
 func members(text string) iter.Seq2[string, string] {
 	return func(yield func(name, value string) bool) {
 		for i := skipSpace(text, 0); text[i] != '}'; i = skipSpace(text, i) {
