@@ -164,13 +164,17 @@ func badBodiesFetch(c *trial) {
 
 func badBodiesReleased(c *trial) {
 	b := c.open()
-	for _, body := range []string{`{not json`, ``, `[1]`, ` {"x":1}`, `null`, `{`, "\xff\x00"} {
-		if !c.rawPush(body) {
-			continue
+	taken := make(map[string]bool)
+	for _, body := range []string{`{not json`, ``, `[1]`, ` {"x":1}`, `null`, `{`, `{}`, "\xff\x00", `{,"a"`} {
+		if c.rawPush(body) {
+			taken[body] = true
 		}
-		c.again(b, func(job *linda.Job, after string) {
-			equal(c, string(job.Body()), body, fmt.Sprintf("Body of %q after %s", body, after))
-			equal(c, job.Err() != nil, true, "Err is set after "+after)
-		})
 	}
+	c.againAll(b, len(taken), func(jobs []*linda.Job, after string) {
+		for _, job := range jobs {
+			equal(c, taken[string(job.Body())], true, fmt.Sprintf("after %s: %q was pushed", after, job.Body()))
+			equal(c, job.Err() != nil, true, "Err is set after "+after)
+		}
+		equal(c, len(byID(jobs)), len(taken), "different ids after "+after)
+	})
 }

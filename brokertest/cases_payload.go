@@ -29,16 +29,27 @@ var payloadCases = []testCase{
 // calls check on each delivery.
 func (c *trial) again(b linda.Broker, check func(job *linda.Job, after string)) {
 	c.Helper()
-	job := c.one(b)
-	check(job, "push")
-	c.must(b.Release(c.queue, job), "Release")
-	job = c.one(b)
-	check(job, "Release")
-	c.must(b.ReleaseWithDelay(c.queue, job, 1), "ReleaseWithDelay")
-	check(c.reserve(b, c.queue, 1, c.lease)[0], "ReleaseWithDelay")
-	job = c.one(b)
-	check(job, "the end of a reservation")
-	c.delete(b, job)
+	c.againAll(b, 1, func(jobs []*linda.Job, after string) { check(jobs[0], after) })
+}
+
+// againAll is again for n jobs at once.
+func (c *trial) againAll(b linda.Broker, n int, check func(jobs []*linda.Job, after string)) {
+	c.Helper()
+	jobs := c.reserve(b, c.queue, n, c.long)
+	check(jobs, "push")
+	for _, job := range jobs {
+		c.must(b.Release(c.queue, job), "Release")
+	}
+	jobs = c.reserve(b, c.queue, n, c.long)
+	check(jobs, "Release")
+	for _, job := range jobs {
+		c.must(b.ReleaseWithDelay(c.queue, job, 1), "ReleaseWithDelay")
+	}
+	jobs = c.reserve(b, c.queue, n, c.lease)
+	check(jobs, "ReleaseWithDelay")
+	jobs = c.reserve(b, c.queue, n, c.long)
+	check(jobs, "the end of a reservation")
+	c.delete(b, jobs...)
 }
 
 func exactArguments(c *trial) {
@@ -144,7 +155,7 @@ func foreignBodies(c *trial) {
 			sent++
 		}
 	}
-	check := func(jobs []*linda.Job, after string) {
+	c.againAll(b, sent, func(jobs []*linda.Job, after string) {
 		for _, job := range jobs {
 			args, known := bodies[string(job.Body())]
 			if !known {
@@ -160,22 +171,7 @@ func foreignBodies(c *trial) {
 			equal(c, fmt.Sprint(rawArgs(c, job, n)), args, "arguments")
 		}
 		equal(c, len(byID(jobs)), sent, "different ids after "+after)
-	}
-	jobs := c.reserve(b, c.queue, sent, c.long)
-	check(jobs, "push")
-	for _, job := range jobs {
-		c.must(b.Release(c.queue, job), "Release")
-	}
-	jobs = c.reserve(b, c.queue, sent, c.long)
-	check(jobs, "Release")
-	for _, job := range jobs {
-		c.must(b.ReleaseWithDelay(c.queue, job, 1), "ReleaseWithDelay")
-	}
-	check(c.reserve(b, c.queue, sent, c.lease), "ReleaseWithDelay")
-	time.Sleep(c.lease)
-	jobs = c.reserve(b, c.queue, sent, c.long)
-	check(jobs, "the end of a reservation")
-	c.delete(b, jobs...)
+	})
 }
 
 // rawPush pushes a body as it is, and reports whether the server can hold it.
