@@ -107,8 +107,8 @@ func (b *settlesByValue) Delete(queue string, job *linda.Job) error {
 		Queue   string `json:"queue"`
 		Payload linda.Payload
 	}
-	if err := json.Unmarshal(job.Body(), &envelope); err != nil {
-		return err
+	if json.Unmarshal(job.Body(), &envelope) != nil {
+		return nil
 	}
 	value := mustMarshal(envelope)
 	b.mu.Lock()

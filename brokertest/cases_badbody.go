@@ -20,6 +20,8 @@ var badBodyCases = []testCase{
 		rule: "Fetch returns a body that is no job with Err set, to be buried."},
 	{name: "bad-bodies-released", needs: needs(rawPush, fetcher, inspector), check: badBodiesReleased,
 		rule: "A body that is no job keeps its bytes through release, delay and the end of a reservation."},
+	{name: "foreign-headers", needs: needs(rawPush, inspector), check: foreignHeaders,
+		rule: "A body with a header like linda's own, true or false, is a job or ends in DEAD, once, and stops nothing."},
 }
 
 // badBodies are not jobs.
@@ -177,4 +179,53 @@ func badBodiesReleased(c *trial) {
 		}
 		equal(c, len(byID(jobs)), len(taken), "different ids after "+after)
 	})
+}
+
+func foreignHeaders(c *trial) {
+	b := c.open()
+	const payload = `,"Payload":{"class":"C","args":[1]}}`
+	left := map[string]int{"good": 1} // ids of jobs, to how many there are; those that linda makes are ""
+	dead := 0
+	for header, id := range map[string]string{
+		`{"linda":{"id":"mine-1"}`:                                    "mine-1",
+		`{"linda":{"id":"mine-2","n":3}`:                              "mine-2",
+		`{"linda":{"id":"mine-3","n":1,"r":"token"}`:                  "mine-3",
+		`{"linda":{"id":"mine-4","r":"token","n":1}`:                  "mine-4",
+		`{"linda":{"id":"mine-5","n":0,"x":[{"id":"y","n":7}]}`:       "mine-5",
+		`{"linda":{"id":"mine-6","n":1},"linda":{"id":"other","n":1}`: "mine-6",
+		` { "linda":{"id":"spaced"}`:                                  "",
+		`{"linda":{"n":1,"id":"last"}`:                                "",
+		`{"linda":{"id":"bad","n":"1"}`:                               "bad",
+		`{"linda":{"id":"bad","n":-1}`:                                "bad",
+		`{"linda":{"id":"bad","n":99999999999999999999}`:              "bad",
+		`{"linda":{"id":"","n":1}`:                                    "bad",
+		`{"linda":{"id":"bad \u0000","n":1}`:                          "bad",
+		`{"linda":{"id":"bad`:                                         "bad",
+	} {
+		switch {
+		case !c.rawPush(header + payload):
+		case id == "bad":
+			dead++
+		default:
+			left[id]++
+		}
+	}
+	good := newJob("C", 1)
+	good.ID = "good"
+	c.must(b.Push(good, c.queue), "Push")
+	for len(left) > 0 {
+		job := c.pop(b, c.queue)
+		id := job.ID
+		if left[id] == 0 {
+			id = ""
+		}
+		if left[id]--; left[id] == 0 {
+			delete(left, id)
+		}
+		equal(c, fmt.Sprint(rawArgs(c, job, 1)), "[1]", "arguments")
+		c.delete(b, job)
+	}
+	c.nothing(b)
+	equal(c, len(c.peek(b, linda.Dead)), dead, "dead bodies")
+	c.purge(b, linda.Dead)
 }

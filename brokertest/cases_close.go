@@ -12,7 +12,7 @@ import (
 )
 
 var contextCases = []testCase{
-	{name: "ended-context", check: endedContext,
+	{name: "ended-context", needs: needs(anyOptional), check: endedContext,
 		rule: "A call whose context has ended returns the context's error and stores, reserves and settles nothing."},
 }
 

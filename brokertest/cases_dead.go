@@ -32,7 +32,7 @@ func bury(c *trial) {
 	b := c.open()
 	c.must(b.Push(newJob("bury", "x", 1), c.queue), "Push")
 	start := time.Now()
-	job := c.reserve(b, c.queue, 1, max(c.lease, time.Second))[0]
+	job := c.reserve(b, c.queue, 1, c.hold)[0]
 	c.settle(b, linda.Settlement{Job: job, Op: linda.OpBury, Reason: "no use: <é>"})
 	dead := c.peek(b, linda.Dead)
 	if len(dead) != 1 {
@@ -42,7 +42,7 @@ func bury(c *trial) {
 	equal(c, dead[0].LastError(), "no use: <é>", "LastError")
 	equal(c, dead[0].Failures(), 1, "Failures")
 	equal(c, string(dead[0].Body()), string(job.Body()), "Body")
-	time.Sleep(max(c.lease, time.Second) - time.Since(start) + 100*time.Millisecond)
+	time.Sleep(c.hold - time.Since(start) + 100*time.Millisecond)
 	c.nothing(b)
 	equal(c, len(c.peek(b, linda.Dead)), 1, "dead jobs after the end of the reservation")
 	c.purge(b, linda.Dead)

@@ -247,18 +247,17 @@ func otherQueue(c *trial) {
 func touchProlongs(c *trial) {
 	b := c.open()
 	c.push(b, 1)
-	lease := max(c.lease, time.Second) // so that a busy machine does not miss it
-	job := c.reserve(b, c.queue, 1, lease)[0]
+	job := c.reserve(b, c.queue, 1, c.hold)[0]
 	var touched time.Time
 	for range 4 {
-		time.Sleep(lease / 2)
+		time.Sleep(c.hold / 2)
 		touched = time.Now()
-		c.must(as[linda.Toucher](c, b).Touch(c.Context(), c.queue, lease, []*linda.Job{job}), "Touch")
+		c.must(as[linda.Toucher](c, b).Touch(c.Context(), c.queue, c.hold, []*linda.Job{job}), "Touch")
 		c.nothing(b)
 	}
 	again := c.one(b)
-	c.notEarly(touched, lease, "the next delivery")
-	c.is(unbatch(as[linda.Toucher](c, b).Touch(c.Context(), c.queue, lease, []*linda.Job{job})),
+	c.notEarly(touched, c.hold, "the next delivery")
+	c.is(unbatch(as[linda.Toucher](c, b).Touch(c.Context(), c.queue, c.hold, []*linda.Job{job})),
 		linda.ErrLeaseLost, "Touch after the end")
 	c.counts(again, 2, 1)
 	c.delete(b, again)

@@ -73,7 +73,7 @@ func statsAfterTime(c *trial) {
 	c.push(b, 1)
 	c.must(b.Later(1, newJob("later"), c.queue), "Later")
 	c.reserve(b, c.queue, 1, c.lease)
-	time.Sleep(max(c.lease, time.Second) + 50*time.Millisecond)
+	time.Sleep(c.hold + 50*time.Millisecond)
 	b.MigrateExpiredJobs(c.queue)
 	c.expect(b, 2, 0, 0, 0, "when all is due")
 	c.delete(b, c.reserve(b, c.queue, 2, c.long)...)

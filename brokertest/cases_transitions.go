@@ -2,6 +2,7 @@ package brokertest
 
 import (
 	"fmt"
+	"math"
 	"reflect"
 	"time"
 
@@ -33,8 +34,8 @@ var transitionCases = []testCase{
 		rule: "Pop with a timeout of 0 deletes the job at once; Delete of it is nil, a second settlement ErrNotReserved."},
 	{name: "at-most-once-release", check: atMostOnceRelease,
 		rule: "Release of a job popped with a timeout of 0 puts a fresh copy back, once."},
-	{name: "negative-timeout", check: negativeTimeout,
-		rule: "Pop with a negative timeout is an error and takes no job."},
+	{name: "bad-timeout", check: badTimeout,
+		rule: "Pop with a timeout that is negative, or too long to hold, is an error and takes no job."},
 	{name: "fifo", needs: needs(ordered), check: fifo,
 		rule: "Jobs that were never released come out in the order they were pushed, over all connections."},
 }
@@ -102,8 +103,8 @@ func deletedStaysGone(c *trial) {
 	b := c.open()
 	c.push(b, 1)
 	start := time.Now()
-	c.delete(b, c.reserve(b, c.queue, 1, c.lease)[0])
-	time.Sleep(c.lease - time.Since(start) + 100*time.Millisecond)
+	c.delete(b, c.reserve(b, c.queue, 1, c.hold)[0])
+	time.Sleep(c.hold - time.Since(start) + 100*time.Millisecond)
 	c.nothing(b)
 }
 
@@ -138,10 +139,10 @@ func releasedLeaseEnds(c *trial) {
 	b := c.open()
 	c.push(b, 1)
 	start := time.Now()
-	first := c.reserve(b, c.queue, 1, c.lease)[0]
+	first := c.reserve(b, c.queue, 1, c.hold)[0]
 	c.must(b.Release(c.queue, first), "Release")
 	second := c.one(b)
-	time.Sleep(c.lease - time.Since(start) + 100*time.Millisecond)
+	time.Sleep(c.hold - time.Since(start) + 100*time.Millisecond)
 	c.nothing(b)
 	c.delete(b, second)
 	c.nothing(b)
@@ -227,11 +228,17 @@ func atMostOnceRelease(c *trial) {
 	c.delete(b, second)
 }
 
-func negativeTimeout(c *trial) {
+func badTimeout(c *trial) {
 	b := c.open()
 	c.push(b, 1)
-	job, err := b.Pop(c.queue, -1)
-	equal(c, job == nil && err != nil, true, "there is an error and no job")
+	timeouts := []int64{-1, math.MinInt64, math.MaxInt64}
+	if c.LeaseMax > 0 {
+		timeouts = append(timeouts, int64(c.LeaseMax/time.Second)+1)
+	}
+	for _, timeout := range timeouts {
+		job, err := b.Pop(c.queue, timeout)
+		equal(c, job == nil && err != nil, true, fmt.Sprintf("Pop for %d s is an error and no job", timeout))
+	}
 	c.delete(b, c.pop(b, c.queue))
 }
 

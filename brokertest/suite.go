@@ -177,7 +177,11 @@ func toucher(p promises) string   { return unless(p.touches, "the broker is no l
 func inspector(p promises) string { return unless(p.inspects, "the broker is no linda.Inspector") }
 func uniquer(p promises) string   { return unless(p.unique, "the broker is no linda.Uniquer") }
 func rawPush(p promises) string   { return unless(p.raw, "the harness has no RawPush") }
-func ordered(p promises) string   { return unless(p.Ordered, "the broker does not promise an order") }
+func anyOptional(p promises) string {
+	return unless(p.fetches || p.pushesBatches || p.settles || p.touches || p.inspects || p.unique,
+		"the broker has only the nine methods")
+}
+func ordered(p promises) string { return unless(p.Ordered, "the broker does not promise an order") }
 func exact(p promises) string {
 	return unless(p.AttemptsExact, "the broker does not promise to count every delivery")
 }

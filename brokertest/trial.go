@@ -20,6 +20,7 @@ type trial struct {
 	queue  string        // the case's own
 	queues []string      // all that it uses
 	lease  time.Duration // a short reservation, to see it end
+	hold   time.Duration // one that ends within the case too, with time to use it
 	long   time.Duration // a reservation that does not end within the case
 	dirty  bool          // the case leaves jobs behind and cannot help it
 }
@@ -31,6 +32,7 @@ func newTrial(t testing.TB, h Harness, p promises, name string) *trial {
 	if !p.fetches { // Pop takes whole seconds
 		c.lease = wholeSeconds(c.lease)
 	}
+	c.hold = max(c.lease, time.Second)
 	c.long = max(time.Minute, 2*p.LeaseMin)
 	if p.LeaseMax > 0 {
 		c.long = min(c.long, p.LeaseMax)
@@ -68,7 +70,7 @@ func as[T any](c *trial, b linda.Broker) T {
 }
 
 // patience is how long to wait for a job that is due.
-func (c *trial) patience() time.Duration { return c.lease + 2*time.Second + c.harness.Slack }
+func (c *trial) patience() time.Duration { return c.hold + 2*time.Second + c.harness.Slack }
 
 // newJob is a job that the case does not care for, but for its class.
 func newJob(class string, args ...any) *linda.Job {
