@@ -286,6 +286,7 @@ func (b *memoryBroker) Peek(ctx context.Context, queue string, state State, max 
 	for i := range jobs {
 		jobs[i], _ = Decode(queue, held[i].body)
 		jobs[i].Delivered(held[i].deliveries)
+		jobs[i].fillArgs()
 	}
 	return jobs, nil
 }
