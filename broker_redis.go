@@ -110,6 +110,7 @@ func redisOptions(url *neturl.URL) (*redis.Options, error) {
 		return nil, fmt.Errorf("%w: redis: %s", ErrBadURL, reason)
 	}
 	options.ContextTimeoutEnabled = true
+	options.DialerRetries = 1 // linda tries again itself, with its own backoff
 	if !url.Query().Has("max_retries") {
 		// A command that is sent again may be carried out twice. What can be
 		// repeated is repeated by linda.

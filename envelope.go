@@ -79,7 +79,7 @@ func Encode(job *Job, queue string) ([]byte, error) {
 	b = append(b, `,"args":`...)
 	b = append(b, args...)
 	b = append(b, "}}"...)
-	if err := checkLimits(string(b[bookkeeping+1:]), 1); err != nil {
+	if err := checkLimits("{"+string(b[bookkeeping+1:]), 0); err != nil { // as Decode will find it
 		return nil, err
 	}
 	return b, nil

@@ -116,9 +116,12 @@ func unbatch(err error) error {
 	return err
 }
 
-// bodyID returns the id in a body that Encode or Settlement.Body made.
+// bodyID returns the id in a body, or nothing where it has no header.
 func bodyID(body []byte) string {
-	text, _, _ := cutHeader(string(body))
+	text, _, found := cutHeader(string(body))
+	if !found {
+		return ""
+	}
 	h, _ := parseHeader(text)
 	return h.ID
 }
