@@ -92,7 +92,7 @@ func (b *redisBroker) Connect(url *neturl.URL) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callLimit)
 	defer cancel()
 	if err := b.client.Ping(ctx).Err(); err != nil {
-		return fmt.Errorf("linda: redis %s: %w", options.Addr, redisError(err))
+		return fmt.Errorf("linda: redis %s: %w", options.Addr, err)
 	}
 	b.notes = redisNotes(ctx, b.client)
 	return nil
