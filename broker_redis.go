@@ -234,7 +234,12 @@ func (b *redisBroker) take(ctx context.Context, queue string, max int, lease tim
 	reply, err := fetchScript.Run(ctx, b.client, []string{readyKey(queue), reservedKey(queue), delayedKey(queue)},
 		min(max, redisFetchMost), milliseconds(lease), b.token(), redisFetchMost).Slice()
 	if err != nil {
-		return nil, 0, redisError(err)
+		select {
+		case <-b.closed: // which cut the exchange off
+			return nil, 0, ErrClosed
+		default:
+			return nil, 0, redisError(err)
+		}
 	}
 	due, _ := reply[0].(int64)
 	jobs := make([]*Job, len(reply)-1)
