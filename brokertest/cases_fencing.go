@@ -249,7 +249,7 @@ func touchProlongs(c *trial) {
 	c.push(b, 1)
 	job := c.reserve(b, c.queue, 1, c.hold)[0]
 	var touched time.Time
-	for range 4 {
+	for range 3 {
 		time.Sleep(c.hold / 2)
 		touched = time.Now()
 		c.must(as[linda.Toucher](c, b).Touch(c.Context(), c.queue, c.hold, []*linda.Job{job}), "Touch")

@@ -32,7 +32,7 @@ func newTrial(t testing.TB, h Harness, p promises, name string) *trial {
 	if !p.fetches { // Pop takes whole seconds
 		c.lease = wholeSeconds(c.lease)
 	}
-	c.hold = max(c.lease, time.Second)
+	c.hold = max(c.lease, 2*time.Second)
 	c.long = max(time.Minute, 2*p.LeaseMin)
 	if p.LeaseMax > 0 {
 		c.long = min(c.long, p.LeaseMax)
