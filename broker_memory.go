@@ -30,7 +30,8 @@ var memoryStores = struct {
 }{byName: make(map[string]*memoryStore)}
 
 func (b *memoryBroker) Connect(url *neturl.URL) error {
-	if url.RawQuery != "" || url.User != nil || url.Port() != "" || len(url.Path) > 1 {
+	plain := neturl.URL{Scheme: url.Scheme, Host: url.Hostname(), Path: url.Path}
+	if *url != plain || len(url.Path) > 1 {
 		return fmt.Errorf("%w: memory:// takes a name and nothing else", ErrBadURL)
 	}
 	b.closed = make(chan struct{})

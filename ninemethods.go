@@ -118,11 +118,8 @@ func unbatch(err error) error {
 
 // bodyID returns the id in a body, or nothing where it has no header.
 func bodyID(body []byte) string {
-	text, _, found := cutHeader(string(body))
-	if !found {
-		return ""
-	}
-	h, _ := parseHeader(text)
+	var h header
+	_, _ = h.read(string(body))
 	return h.ID
 }
 
@@ -130,7 +127,7 @@ func bodyID(body []byte) string {
 func kicked(queue, body string) string {
 	job, _ := Decode(queue, body)
 	if job.err != nil && job.head.Raw == 1 {
-		return original(body)
+		return string(job.Body())
 	}
 	return job.renewed(job.head.fresh())
 }
