@@ -215,10 +215,6 @@ func TestUnknownClassIsRetriedThenDeadNeverHot(t *testing.T) {
 	})
 }
 
-type nilError struct{ text string }
-
-func (e *nilError) Error() string { return e.text } // panics for a nil pointer
-
 func TestMisbehavingHandlerFailsAndItsWorkerComesBack(t *testing.T) {
 	cases := map[string]func() error{
 		"panic(string)":      func() error { panic("oh") },
