@@ -1,6 +1,7 @@
 package linda
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	_ "embed"
@@ -29,7 +30,7 @@ type redisBroker struct {
 	client  *redis.Client
 	blocker *redis.Client // for what blocks in the server, so that Close can end it
 	nonce   string        // starts every token, differs between brokers
-	calls   atomic.Uint64 // numbers the fetches, for their tokens
+	calls   atomic.Uint64 // numbers the tokens
 	notes   []string
 	closed  chan struct{}
 	once    sync.Once // closes closed
@@ -91,7 +92,7 @@ func (b *redisBroker) Connect(url *neturl.URL) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callLimit)
 	defer cancel()
 	if err := b.client.Ping(ctx).Err(); err != nil {
-		return fmt.Errorf("linda: redis %s: %w", options.Addr, redisError(err))
+		return fmt.Errorf("linda: redis %s: %w", options.Addr, err)
 	}
 	b.notes = redisNotes(ctx, b.client)
 	return nil
@@ -149,7 +150,7 @@ func (b *redisBroker) Close() error {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		for _, w := range b.waiters {
-			w.blocking.Wait()
+			w.close()
 		}
 	})
 	return nil
@@ -229,12 +230,16 @@ func (b *redisBroker) take(ctx context.Context, queue string, max int, lease tim
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
 	defer cancel()
-	nonce := b.nonce + "." + strconv.FormatUint(b.calls.Add(1), 36)
 	sent := time.Now()
 	reply, err := fetchScript.Run(ctx, b.client, []string{readyKey(queue), reservedKey(queue), delayedKey(queue)},
-		min(max, redisFetchMost), milliseconds(lease), nonce, redisFetchMost).Slice()
+		min(max, redisFetchMost), milliseconds(lease), b.token(), redisFetchMost).Slice()
 	if err != nil {
-		return nil, 0, redisError(err)
+		select {
+		case <-b.closed: // which cut the exchange off
+			return nil, 0, ErrClosed
+		default:
+			return nil, 0, redisError(err)
+		}
 	}
 	due, _ := reply[0].(int64)
 	jobs := make([]*Job, len(reply)-1)
@@ -292,6 +297,7 @@ func (b *redisBroker) PushBatch(ctx context.Context, queue string, jobs []*Job) 
 	if err != nil {
 		return err
 	}
+	b.tellApart(jobs, bodies)
 	keyed := func(job *Job) bool { return job.UniqueKey != "" }
 	if slices.ContainsFunc(jobs, keyed) {
 		errs := make([]error, len(jobs))
@@ -312,6 +318,24 @@ func (b *redisBroker) PushBatch(ctx context.Context, queue string, jobs []*Job) 
 		jobs, bodies = jobs[n:], bodies[n:]
 	}
 	return Batch(errs)
+}
+
+// tellApart makes the bodies of delayed jobs whose ids the program has chosen
+// differ: a sorted set holds each body once, and the same job may be pushed
+// twice. The token goes where the one of a reservation would.
+func (b *redisBroker) tellApart(jobs []*Job, bodies [][]byte) {
+	for i, job := range jobs {
+		if job.ID == "" || job.Delay <= 0 {
+			continue
+		}
+		head, rest, _ := bytes.Cut(bodies[i], []byte(`","n":0`))
+		bodies[i] = fmt.Appendf(nil, `%s","n":0,"r":"%s"%s`, head, b.token(), rest)
+	}
+}
+
+// token returns a text that no other call has returned, in any process.
+func (b *redisBroker) token() string {
+	return b.nonce + "." + strconv.FormatUint(b.calls.Add(1), 36)
 }
 
 // redisChunk returns how many bodies to send in one command.
@@ -346,9 +370,6 @@ func (b *redisBroker) push(ctx context.Context, queue string, jobs []*Job, bodie
 }
 
 func (b *redisBroker) PushUnique(ctx context.Context, queue string, job *Job) error {
-	if job.UniqueKey == "" {
-		return fmt.Errorf("%w: it has no unique key", ErrBadJob)
-	}
 	return unbatch(b.PushBatch(ctx, queue, []*Job{job}))
 }
 

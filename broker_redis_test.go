@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/amlun/linda"
+	"github.com/amlun/linda/brokertest"
 	"github.com/amlun/linda/internal/brokerd"
 )
 
@@ -296,4 +297,23 @@ func TestRedisThatIsNotThereIsToldAtOnce(t *testing.T) {
 	require.Error(t, err)
 	assert.ErrorContains(t, err, "127.0.0.1:1")
 	assert.NotContains(t, err.Error(), "s3cr3t")
+}
+
+func TestRedisConforms(t *testing.T) {
+	t.Parallel()
+	onRedis(t, func(t *testing.T, url string, c *redis.Client) {
+		brokertest.Run(t, brokertest.Harness{
+			Open: func(t testing.TB) linda.Broker {
+				b, err := linda.NewBroker(url)
+				require.NoError(t, err)
+				return b
+			},
+			RawPush: func(t testing.TB, queue string, body []byte) error {
+				return c.RPush(t.Context(), queue, body).Err()
+			},
+			Keys: func(t testing.TB, queue string) []string {
+				return c.Keys(context.Background(), queue+"*").Val()
+			},
+		})
+	})
 }

@@ -103,18 +103,25 @@ func (d *Dispatcher) Later(ctx context.Context, delay time.Duration, job *Job) e
 	return d.Push(ctx, &later)
 }
 
-// PushBatch pushes many jobs at once, much faster than one by one. A job that
+// PushBatch pushes many jobs at once, much faster than one by one. It returns
+// by the deadline of ctx, or within 5 s if there is none. A job that
 // cannot be encoded keeps the whole batch from being pushed; the error is a
 // [*BatchError] where the broker took some of the jobs and not the others.
 func (d *Dispatcher) PushBatch(ctx context.Context, jobs []*Job) error {
 	d.mu.Lock()
 	backend, queue := d.backend, d.settings.Queue
 	d.mu.Unlock()
-	if backend == nil {
+	switch {
+	case backend == nil:
 		return ErrClosed
+	case slices.Contains(jobs, nil):
+		return fmt.Errorf("%w: nil", ErrBadJob)
 	}
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
-	defer cancel()
+	if _, has := ctx.Deadline(); !has {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, callLimit)
+		defer cancel()
+	}
 	groups := groupByQueue(jobs, queue)
 	if len(groups) == 1 {
 		return backend.push(ctx, groups[0].queue, jobs)
@@ -180,6 +187,8 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	return r.run()
 }
 
+var errRunning = errors.New("linda: Run is already under way")
+
 // start registers a Run, with the handlers as they are now.
 func (d *Dispatcher) start(ctx context.Context, stop context.CancelFunc) (*run, chan struct{}, error) {
 	d.mu.Lock()
@@ -188,7 +197,7 @@ func (d *Dispatcher) start(ctx context.Context, stop context.CancelFunc) (*run, 
 		return nil, nil, ErrClosed
 	}
 	if d.stop != nil {
-		return nil, nil, errors.New("linda: Run is already under way")
+		return nil, nil, errRunning
 	}
 	d.stop, d.stopped = stop, make(chan struct{})
 	handlers := maps.Clone(d.handlers)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 )
 
@@ -16,13 +17,15 @@ type backend struct {
 	settler Settler
 	toucher Toucher // nil: reservations cannot be prolonged
 	uniquer Uniquer // nil: keys are refused
+
+	delayMax time.Duration // the longest delay it takes; 0: any, as far as is known
 }
 
 func newBackend(b Broker, interval time.Duration) *backend {
 	settler, ok := As[Settler](b)
 	if !ok {
 		b = &tracked{Broker: b}
-		settler = &nineSettler{b}
+		settler = &nineSettler{Broker: b, calls: make(map[*Job]*nineCall)}
 	}
 	be := &backend{Broker: b, settler: settler}
 	if be.fetcher, ok = As[Fetcher](b); !ok {
@@ -33,6 +36,9 @@ func newBackend(b Broker, interval time.Duration) *backend {
 	}
 	be.toucher, _ = As[Toucher](b)
 	be.uniquer, _ = As[Uniquer](b)
+	if g, ok := As[Guarantor](b); ok {
+		be.delayMax = g.Guarantees().DelayMax
+	}
 	return be
 }
 
@@ -76,17 +82,18 @@ func (t *tracked) Pop(queue string, timeout int64) (*Job, error) {
 	job, err := t.Broker.Pop(queue, timeout)
 	if job != nil {
 		lease, _ := seconds(timeout)
-		t.adopt(job, queue, sent, lease)
+		adopt(job, t, queue, sent, lease)
 	}
 	return job, err
 }
 
-func (t *tracked) adopt(job *Job, queue string, sent time.Time, lease time.Duration) {
+// adopt puts a receipt on a job whose broker has put none.
+func adopt(job *Job, b Broker, queue string, since time.Time, lease time.Duration) {
 	until := time.Time{}
 	if lease > 0 {
-		until = sent.Add(lease)
+		until = since.Add(lease)
 	}
-	job.Reserve(t, queue, nil, until)
+	job.Reserve(b, queue, nil, until)
 	job.Queue = queue
 	job.head.ID = job.ID
 	if job.head.Deliveries == 0 {
@@ -120,20 +127,65 @@ func (t *tracked) settle(queue string, s Settlement, call func() error) error {
 	return r.End(call())
 }
 
-// nineSettler settles by Delete and Release.
-type nineSettler struct{ Broker }
+// nineSettler settles by Delete and Release. Since those take no context, a
+// call may outlast the Settle that made it; the next Settle of the job then
+// waits for that call and does not make another.
+type nineSettler struct {
+	Broker
+	mu    sync.Mutex
+	calls map[*Job]*nineCall // guarded by mu
+}
+
+// nineCall is how far the settlement of a job is.
+type nineCall struct {
+	pushed bool            // its copy is in the dead queue, or where it was released to
+	done   <-chan struct{} // closed when the call has returned
+	err    error           // what it returned
+}
 
 func (b *nineSettler) Settle(ctx context.Context, queue string, batch []Settlement) error {
 	errs := make([]error, len(batch))
 	for i := range batch {
 		if errs[i] = ctx.Err(); errs[i] == nil {
-			errs[i] = within(ctx, func() error { return b.settle(queue, &batch[i]) })
+			errs[i] = b.settle(ctx, queue, batch[i])
 		}
 	}
 	return Batch(errs)
 }
 
-func (b *nineSettler) settle(queue string, s *Settlement) (err error) {
+func (b *nineSettler) settle(ctx context.Context, queue string, s Settlement) error {
+	call := b.start(queue, s)
+	select {
+	case <-call.done:
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrUnknown, ctx.Err())
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if call.err == nil || !call.pushed || errors.Is(call.err, ErrNotReserved) {
+		delete(b.calls, s.Job)
+	} else {
+		call.done = nil // the next one goes on where this one ended
+	}
+	return call.err
+}
+
+// start begins a call unless one is under way.
+func (b *nineSettler) start(queue string, s Settlement) *nineCall {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	call := b.calls[s.Job]
+	if call == nil {
+		call = new(nineCall)
+		b.calls[s.Job] = call
+	}
+	if call.done == nil {
+		call.done = goes(func() { call.err = b.carryOut(call, queue, s) })
+	}
+	return call
+}
+
+func (b *nineSettler) carryOut(call *nineCall, queue string, s Settlement) (err error) {
 	job, before := s.Job, s.Job.head
 	job.head = before.after(s.Unstarted, s.Snoozed, s.Reason)
 	defer func() {
@@ -141,13 +193,20 @@ func (b *nineSettler) settle(queue string, s *Settlement) (err error) {
 			job.head = before // it may be tried again
 		}
 	}()
+	gone := job.receipt.Gone()
 	switch {
+	case call.pushed:
 	case s.Op == OpBury:
-		if err := b.Push(burial(job), DeadQueue(queue)); err != nil {
-			return err
-		}
-		return b.Delete(queue, job)
-	case s.Op == OpDelete:
+		err = b.Push(burial(job), DeadQueue(queue))
+		call.pushed = err == nil
+	case s.Op == OpRelease && gone:
+		err = pushAfter(b, queue, job, s.Delay)
+		call.pushed = err == nil
+	}
+	switch {
+	case err != nil || gone:
+		return err
+	case s.Op != OpRelease:
 		return b.Delete(queue, job)
 	case s.Delay > 0:
 		return b.ReleaseWithDelay(queue, job, wholeSeconds(s.Delay))
@@ -178,14 +237,16 @@ func (b *ninePusher) PushBatch(ctx context.Context, queue string, jobs []*Job) e
 		if errs[i] = ctx.Err(); errs[i] != nil {
 			continue
 		}
-		errs[i] = within(ctx, func() error {
-			if job.Delay > 0 {
-				return b.Later(wholeSeconds(job.Delay), job, queue)
-			}
-			return b.Push(job, queue)
-		})
+		errs[i] = within(ctx, func() error { return pushAfter(b, queue, job, job.Delay) })
 	}
 	return Batch(errs)
+}
+
+func pushAfter(b Broker, queue string, job *Job, delay time.Duration) error {
+	if delay > 0 {
+		return b.Later(wholeSeconds(delay), job, queue)
+	}
+	return b.Push(job, queue)
 }
 
 // ninePoller pops at intervals.
@@ -197,24 +258,29 @@ type ninePoller struct {
 func (b *ninePoller) Fetch(ctx context.Context, queue string, max int, lease time.Duration) ([]*Job, error) {
 	for {
 		b.MigrateExpiredJobs(queue)
-		var jobs []*Job
-		for len(jobs) < max {
-			job, err := b.Pop(queue, wholeSeconds(lease))
-			if err != nil && len(jobs) == 0 {
-				return nil, err
-			}
-			if err != nil || job == nil {
-				break // an error shows again at the next Pop
-			}
-			jobs = append(jobs, job)
-		}
-		if len(jobs) > 0 {
-			return jobs, nil
+		jobs, err := b.popSome(ctx, queue, max, lease)
+		if err != nil || len(jobs) > 0 {
+			return jobs, err
 		}
 		if err := sleep(ctx, b.interval); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// popSome pops until there is nothing more, but does not keep workers waiting
+// for jobs that are there.
+func (b *ninePoller) popSome(ctx context.Context, queue string, max int, lease time.Duration) (jobs []*Job, err error) {
+	for start := time.Now(); len(jobs) < max && ctx.Err() == nil; {
+		job, err := b.Pop(queue, wholeSeconds(lease))
+		if err != nil || job == nil {
+			return jobs, err
+		}
+		if jobs = append(jobs, job); time.Since(start) > prefetchFor {
+			break
+		}
+	}
+	return jobs, nil
 }
 
 // wholeSeconds rounds up.

@@ -140,13 +140,16 @@ func decide(job *Job, err, cause error, p policy) decision {
 		return decision{kind: EventReleased, op: OpRelease, snoozed: true}
 	}
 	reason := reasonOf(err)
+	if special && o.kind == retryIn {
+		reason = reasonOf(o.cause)
+	}
 	failures := job.Failures() + 1
 	if limit := job.MaxAttempts; limit > 0 && failures >= limit || limit <= 0 && failures >= p.maxAttempts {
 		return decision{kind: EventDead, op: OpBury, reason: reason}
 	}
 	delay := p.backoff(failures)
 	if special && o.kind == retryIn {
-		delay, reason = o.delay, reasonOf(o.cause)
+		delay = o.delay
 	}
 	return decision{kind: EventRetried, op: OpRelease, delay: max(delay, 0), reason: reason}
 }

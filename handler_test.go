@@ -49,7 +49,7 @@ func TestAnswerOfAHandlerDecides(t *testing.T) {
 		"retry in":                 {failed(0), RetryIn(time.Second, io.EOF), nil, decision{kind: EventRetried, op: OpRelease, delay: time.Second, reason: "EOF"}},
 		"retry in, wrapped":        {failed(0), wrap(RetryIn(time.Second, io.EOF)), nil, decision{kind: EventRetried, op: OpRelease, delay: time.Second, reason: "EOF"}},
 		"retry in less than 0":     {failed(0), RetryIn(-1, nil), nil, decision{kind: EventRetried, op: OpRelease, reason: "no reason given"}},
-		"retry in, but no attempt": {failed(2), RetryIn(0, io.EOF), nil, decision{kind: EventDead, op: OpBury, reason: "retry in 0s: EOF"}},
+		"retry in, but no attempt": {failed(2), RetryIn(0, io.EOF), nil, decision{kind: EventDead, op: OpBury, reason: "EOF"}},
 		"discard":                  {failed(0), Discard(io.EOF), nil, decision{kind: EventDead, op: OpBury, reason: "EOF"}},
 		"discard, wrapped":         {failed(0), wrap(Discard(nil)), nil, decision{kind: EventDead, op: OpBury, reason: "no reason given"}},
 		"discard, joined":          {failed(0), errors.Join(io.EOF, Discard(io.ErrNoProgress)), nil, decision{kind: EventDead, op: OpBury, reason: io.ErrNoProgress.Error()}},

@@ -3,13 +3,18 @@ package linda
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
-// touchMost bounds one exchange with the broker.
-const touchMost = 500
+const (
+	// touchMost bounds one exchange with the broker.
+	touchMost = 500
+	// keeperTicks is how often in a lease the keeper looks at what is held.
+	keeperTicks = 20
+)
 
 // keeper prolongs the reservation of every job this process holds, from when
 // it was popped until it is settled, and ends the handlers' contexts of those
@@ -20,84 +25,71 @@ type keeper struct {
 	queue   string
 	lease   time.Duration // 0: there are no reservations
 	outage  *outage
-	stopped chan struct{}
 
-	mu      sync.Mutex
-	batches map[*keptBatch]struct{} // guarded by mu
-}
-
-// keptBatch is what one fetch brought. Its jobs share the end of their
-// reservations until they are touched.
-type keptBatch struct {
-	keeper     *keeper
-	deliveries []*delivery
-	left       atomic.Int64 // deliveries that are not done
-	touchAt    time.Time    // the keeper's own
+	mu   sync.Mutex
+	held []*delivery // guarded by mu; some of them are done
+	tidy int         // guarded by mu: at this length those are dropped
 }
 
 func newKeeper(t Toucher, queue string, lease time.Duration, o *outage) *keeper {
-	return &keeper{
-		toucher: t, queue: queue, lease: lease, outage: o,
-		stopped: make(chan struct{}), batches: make(map[*keptBatch]struct{}),
-	}
+	return &keeper{toucher: t, queue: queue, lease: lease, outage: o}
 }
 
-// hold begins to keep what a fetch that was sent at that time has brought.
-func (k *keeper) hold(batch []*delivery, sent time.Time) {
-	b := &keptBatch{keeper: k, deliveries: batch, touchAt: sent.Add(k.lease / 3)}
-	b.left.Store(int64(len(batch)))
-	for _, dl := range batch {
-		dl.kept = b
-	}
+// hold begins to keep jobs, until they are done.
+func (k *keeper) hold(batch []*delivery) {
 	if k.lease == 0 {
 		return
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.batches[b] = struct{}{}
-}
-
-// release tells that one delivery of the batch is done.
-func (b *keptBatch) release() {
-	if b.left.Add(-1) > 0 {
-		return
+	if len(k.held) >= k.tidy {
+		k.drop()
 	}
-	b.keeper.mu.Lock()
-	defer b.keeper.mu.Unlock()
-	delete(b.keeper.batches, b)
+	k.held = append(k.held, batch...)
 }
 
-func (k *keeper) stop() { close(k.stopped) }
+// drop forgets what is done. The caller holds mu.
+func (k *keeper) drop() {
+	k.held = slices.DeleteFunc(k.held, func(dl *delivery) bool { return dl.done.Load() })
+	k.tidy = 2*len(k.held) + 1024
+}
 
-// run looks at what is held ten times in a lease, until stop. Touching happens
+func (k *keeper) list() []*delivery {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.drop()
+	return slices.Clone(k.held)
+}
+
+// run looks at what is held again and again, until ctx ends. Touching happens
 // beside it, so that a server which does not answer cannot delay the end of a
 // handler's context.
-func (k *keeper) run() {
+func (k *keeper) run(ctx context.Context) {
 	if k.lease == 0 {
 		return
 	}
-	tick := time.NewTicker(k.lease / 10)
+	every := min(k.lease/keeperTicks, time.Second)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
-	ctx, cancel := context.WithCancel(context.Background())
-	var touching sync.WaitGroup
-	defer touching.Wait()
-	defer cancel()
+	var underWay sync.WaitGroup
+	defer underWay.Wait()
 	idle := make(chan struct{}, 1)
 	idle <- struct{}{}
 	for {
 		select {
-		case <-k.stopped:
+		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		k.expire(time.Now())
+		held := k.list()
+		k.expire(held, time.Now().Add(every)) // the next look would be too late
 		if k.toucher == nil {
 			continue
 		}
 		select {
 		case <-idle:
-			touching.Go(func() {
-				k.touchDue(ctx)
+			underWay.Go(func() {
+				k.touchDue(ctx, held)
 				idle <- struct{}{}
 			})
 		default: // the last touch is still under way
@@ -105,72 +97,64 @@ func (k *keeper) run() {
 	}
 }
 
-func (k *keeper) list() []*keptBatch {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	batches := make([]*keptBatch, 0, len(k.batches))
-	for b := range k.batches {
-		batches = append(batches, b)
-	}
-	return batches
-}
-
 // expire ends the contexts of handlers whose reservation is about to end.
-func (k *keeper) expire(now time.Time) {
-	for _, b := range k.list() {
-		for _, dl := range b.deliveries {
-			if !dl.done.Load() && now.After(dl.job.receipt.Until().Add(-k.lease/10)) {
-				dl.lose()
-			}
+func (k *keeper) expire(held []*delivery, now time.Time) {
+	for _, dl := range held {
+		if !dl.done.Load() && now.After(dl.job.receipt.Until().Add(-k.lease/10)) {
+			dl.lose()
 		}
 	}
 }
 
-// touchDue prolongs what was popped or prolonged a third of a lease ago.
-func (k *keeper) touchDue(ctx context.Context) {
-	var due []*delivery
-	for _, b := range k.list() {
-		if time.Now().Before(b.touchAt) {
-			continue
-		}
-		b.touchAt = time.Now().Add(k.lease / 3)
-		for _, dl := range b.deliveries {
-			if !dl.done.Load() {
-				due = append(due, dl)
-			}
+// touchDue prolongs the reservations that have lasted a third of a lease.
+// What fails is due again at the next look.
+func (k *keeper) touchDue(ctx context.Context, held []*delivery) {
+	soon := time.Now().Add(k.lease - k.lease/3)
+	due := slices.DeleteFunc(held, func(dl *delivery) bool {
+		return dl.done.Load() || dl.job.receipt.Until().After(soon)
+	})
+	// Two calls that fail in a row mean that the broker is down; which two
+	// they are is left to chance, so that the others have theirs.
+	rand.Shuffle(len(due), func(i, j int) { due[i], due[j] = due[j], due[i] })
+	failures, failed := 0, false
+	for chunk := range slices.Chunk(due, touchMost) {
+		if k.touch(ctx, chunk) {
+			failures = 0
+		} else if failures, failed = failures+1, true; failures == 2 {
+			break
 		}
 	}
-	for len(due) > 0 {
-		n := min(len(due), touchMost)
-		k.touch(ctx, due[:n])
-		due = due[n:]
+	if !failed {
+		k.outage.ends(touching)
 	}
 }
 
-// touch prolongs some reservations, and tries again until they end.
-func (k *keeper) touch(ctx context.Context, held []*delivery) {
+// touch prolongs some reservations, and reports whether the broker did so or
+// knows better.
+func (k *keeper) touch(ctx context.Context, held []*delivery) bool {
 	jobs := make([]*Job, len(held))
 	for i, dl := range held {
 		jobs[i] = dl.job
 	}
-	pause := retryPause
-	for try := time.Now(); time.Since(try) < k.lease/3; {
-		once, cancel := context.WithTimeout(ctx, min(k.lease/5, callLimit))
-		err := k.toucher.Touch(once, k.queue, k.lease, jobs)
-		cancel()
-		failed := false
-		for i, err := range EachError(err, len(jobs)) {
-			if errors.Is(err, ErrNotReserved) && jobs[i].receipt.Lose() {
-				held[i].lose()
-			}
-			failed = failed || err != nil && !errors.Is(err, ErrNotReserved)
-		}
-		if !failed {
-			return
-		}
-		k.outage.begins(err)
-		if sleep(ctx, pause.next()) != nil {
-			return
+	once, cancel := context.WithTimeout(ctx, min(k.lease/5, callLimit))
+	defer cancel()
+	sent := time.Now()
+	err := k.toucher.Touch(once, k.queue, k.lease, jobs)
+	if err == nil {
+		return true
+	}
+	ok := true
+	for i, err := range EachError(err, len(jobs)) {
+		switch {
+		case err == nil:
+		case !errors.Is(err, ErrNotReserved):
+			ok = false
+		case jobs[i].receipt.Lose(): // it is not being settled
+			held[i].lose()
 		}
 	}
+	if !ok && ctx.Err() == nil {
+		k.outage.begins(touching, sent, err)
+	}
+	return ok
 }

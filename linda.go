@@ -37,6 +37,7 @@ package linda
 
 import (
 	"context"
+	"errors"
 	"os/signal"
 	"sync"
 	"syscall"
@@ -88,11 +89,14 @@ func Run() error {
 	if err := Init(); err != nil {
 		return err
 	}
-	defer Close()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT)
 	defer stop()
 	context.AfterFunc(ctx, stop)
-	return std.Run(ctx)
+	err := std.Run(ctx)
+	if !errors.Is(err, errRunning) { // else the broker is that of another Run
+		Close()
+	}
+	return err
 }
 
 // Close stops Run, if it is under way, and closes the broker.

@@ -116,7 +116,7 @@ func unbatch(err error) error {
 	return err
 }
 
-// bodyID returns the id in a body that Encode or Settlement.Body made.
+// bodyID returns the id in a body, or nothing where it has no header.
 func bodyID(body []byte) string {
 	var h header
 	_, _ = h.read(string(body))

@@ -172,20 +172,24 @@ func (r *Receipt) Extend(until time.Time) {
 
 // Lose records that the reservation has ended without a settlement, and
 // reports whether that is so: it is not while a settlement is under way or
-// after one.
+// after one, be it one with an unknown outcome.
 func (r *Receipt) Lose() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.state == held {
+	switch {
+	case r.state != held:
+	case r.unsure && time.Now().Before(r.until): // see End
+		r.state = settled
+	default:
 		r.state = lost
 	}
 	return r.state == lost
 }
 
 // request returns the settlement that somebody asked for, nil if nobody did,
-// and whether it still waits to be carried out.
-func (r *Receipt) request() (s *Settlement, open bool) {
+// and what has become of it.
+func (r *Receipt) request() (*Settlement, receiptState) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.asked, r.state == held
+	return r.asked, r.state
 }

@@ -28,9 +28,10 @@ type redisWaiter struct {
 	broker *redisBroker
 	queue  string
 
-	blocking sync.WaitGroup // the goroutine that blocks
+	blocking sync.WaitGroup // the goroutine that blocks; begun under mu
 
 	mu      sync.Mutex
+	closed  bool          // guarded by mu: block no more
 	blocked bool          // guarded by mu, as all below: a goroutine blocks
 	rest    time.Time     // do not block before
 	woken   chan struct{} // closed to wake every waiting fetch
@@ -81,10 +82,19 @@ func (w *redisWaiter) wait(ctx context.Context, news <-chan struct{}, due time.D
 func (w *redisWaiter) block() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.blocked && time.Now().After(w.rest) {
+	if !w.closed && !w.blocked && time.Now().After(w.rest) {
 		w.blocked = true
 		w.blocking.Go(w.blockOnce)
 	}
+}
+
+// close waits for the goroutine that blocks, which ends with its connection,
+// and lets no other begin.
+func (w *redisWaiter) close() {
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	w.blocking.Wait()
 }
 
 func (w *redisWaiter) blockOnce() {

@@ -8,9 +8,13 @@ import (
 	"time"
 )
 
-// lastCall is how long Run waits for handlers to notice that their contexts
-// have ended, and for the settler, once the grace period is over.
-const lastCall = 200 * time.Millisecond
+// Once the grace period is over, handlers have lastWords to notice that their
+// contexts have ended, the settler has until lastCall, and what linda itself
+// started has as long again as between the two to end.
+const (
+	lastWords = 150 * time.Millisecond
+	lastCall  = 190 * time.Millisecond
+)
 
 // run is one Run of a Dispatcher: a poller, workers, a settler and a keeper,
 // joined by two channels.
@@ -34,10 +38,10 @@ type run struct {
 	load    load
 	keeper  *keeper
 	outage  outage
-	suspect chan struct{} // holds a token while a suspect job runs
+	ward    ward
 	workers sync.WaitGroup
-	running sync.Map // *delivery whose handler runs
-	pending atomic.Int64
+	running []atomic.Pointer[delivery] // what each worker's handler is at
+	pending atomic.Int64               // results that are not settled
 }
 
 func newRun(ctx context.Context, s Settings, b backend, handlers map[string]Handler) *run {
@@ -51,11 +55,12 @@ func newRun(ctx context.Context, s Settings, b backend, handlers map[string]Hand
 		jobs:     make(chan *delivery, s.Concurrency+maxPrefetch),
 		results:  make(chan result, s.Concurrency+maxPrefetch),
 		gone:     make(chan struct{}),
-		suspect:  make(chan struct{}, 1),
+		ward:     newWard(),
+		running:  make([]atomic.Pointer[delivery], s.Concurrency),
 		outage:   outage{log: s.Logger, queue: s.Queue},
 	}
 	r.working, r.endWork = context.WithCancelCause(context.WithoutCancel(ctx))
-	r.load = load{workers: s.Concurrency, prefetch: r.lease > 0, freed: make(chan struct{}, 1)}
+	r.load = newLoad(s.Concurrency, r.lease > 0)
 	r.keeper = newKeeper(b.toucher, s.Queue, r.lease, &r.outage)
 	return r
 }
@@ -64,57 +69,70 @@ func newRun(ctx context.Context, s Settings, b backend, handlers map[string]Hand
 // is over.
 func (r *run) run() error {
 	defer r.endWork(ErrStopping)
-	flush, settled, kept := make(chan struct{}), make(chan struct{}), make(chan struct{})
-	go func() { defer close(kept); r.keeper.run() }()
-	go func() { defer close(settled); r.settle(flush) }()
-	for range r.settings.Concurrency {
-		r.workers.Go(r.work)
+	calls, endCalls := context.WithCancel(context.Background())
+	defer endCalls()
+	flush := make(chan struct{})
+	kept := goes(func() { r.keeper.run(calls) })
+	settled := goes(func() { newSettler(r).loop(calls, flush) })
+	for i := range r.settings.Concurrency {
+		r.workers.Go(func() { r.work(i) })
 	}
-	worked := make(chan struct{})
-	go func() {
-		defer close(worked)
-		r.poll()
-		r.workers.Wait()
-	}()
+	polled := goes(r.poll)
 
 	<-r.polling.Done()
 	r.settings.Logger.LogAttrs(context.Background(), slog.LevelInfo, "linda: stopping", slog.String("queue", r.settings.Queue))
-	over := time.NewTimer(r.settings.Grace)
-	defer over.Stop()
-	r.await(worked, over)
+	worked := goes(func() {
+		if !await(polled, time.Now().Add(lastCall)) {
+			r.handBack(nil) // the broker holds up the poller, which would do it
+		}
+		<-polled
+		r.workers.Wait()
+	})
+	over := time.Now().Add(r.settings.Grace)
+	if !await(worked, over) {
+		r.endWork(ErrStopping)
+		await(worked, over.Add(lastWords))
+	}
 	close(flush)
-	r.await(settled, over)
+	await(settled, over.Add(lastCall))
 	close(r.gone)
-	r.keeper.stop()
-	over.Reset(0)
-	r.await(kept, over)
+	endCalls()
+	end := time.Now().Add(lastCall - lastWords)
+	await(settled, end)
+	await(kept, end)
 	return r.remains()
 }
 
-// await waits for done until the grace period is over and a last call after it.
-func (r *run) await(done <-chan struct{}, over *time.Timer) {
+// goes runs f and closes the channel when it has returned.
+func goes(f func()) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	return done
+}
+
+// await waits for done and reports whether that came in time.
+func await(done <-chan struct{}, until time.Time) bool {
+	late := time.NewTimer(time.Until(until))
+	defer late.Stop()
 	select {
 	case <-done:
-		return
-	case <-over.C:
-	}
-	r.endWork(ErrStopping)
-	over.Reset(0) // for whoever waits next
-	last := time.NewTimer(lastCall)
-	defer last.Stop()
-	select {
-	case <-done:
-	case <-last.C:
+		return true
+	case <-late.C:
+		return false
 	}
 }
 
 // remains returns a StopError if anything is left undone.
 func (r *run) remains() error {
 	var e StopError
-	r.running.Range(func(dl, _ any) bool {
-		e.Running = append(e.Running, dl.(*delivery).job.ID)
-		return true
-	})
+	for i := range r.running {
+		if dl := r.running[i].Load(); dl != nil {
+			e.Running = append(e.Running, dl.id)
+		}
+	}
 	e.Unsettled = int(r.pending.Load())
 	if len(e.Running)+e.Unsettled == 0 {
 		return nil
@@ -124,23 +142,25 @@ func (r *run) remains() error {
 
 // delivery is one delivery of a job while this process holds it.
 type delivery struct {
-	job    *Job
-	handed time.Time // when the poller got it
-	kept   *keptBatch
+	job       *Job
+	id, class string    // of the job, which its handler may change
+	handed    time.Time // when the poller got it
+	done      atomic.Bool
 
 	mu     sync.Mutex
 	over   bool                    // guarded by mu: the reservation is lost
 	cancel context.CancelCauseFunc // guarded by mu: ends the handler's context
-	done   atomic.Bool             // settled, or given up
 }
 
-// begin gives the delivery the function that ends its handler's context. It
-// returns false if the reservation is lost already.
-func (dl *delivery) begin(cancel context.CancelCauseFunc) bool {
+// begin gives the delivery the function that ends its handler's context, and
+// calls it if the reservation is lost already.
+func (dl *delivery) begin(cancel context.CancelCauseFunc) {
 	dl.mu.Lock()
 	defer dl.mu.Unlock()
 	dl.cancel = cancel
-	return !dl.over
+	if dl.over {
+		cancel(ErrLeaseLost)
+	}
 }
 
 // lose ends the handler's context, now or when it starts.
@@ -163,7 +183,10 @@ func (dl *delivery) lost() bool {
 type result struct {
 	dl     *delivery
 	settle Settlement
-	skip   bool // nothing is to be settled
+	skip   bool      // nothing is to be settled
+	asked  bool      // settle is what the handler asked of the broker
+	unsure bool      // a try had an unknown outcome
+	made   time.Time // when the settler got it
 	event  Event
 }
 
@@ -173,25 +196,5 @@ func (r *run) send(res result) {
 	select {
 	case r.results <- res:
 	case <-r.gone: // Run has returned; the reservation ends by itself
-	}
-}
-
-// outage reports a broker that does not answer once, not at every try.
-type outage struct {
-	log   *slog.Logger
-	queue string
-	down  atomic.Bool
-}
-
-func (o *outage) begins(err error) {
-	if o.down.CompareAndSwap(false, true) {
-		o.log.LogAttrs(context.Background(), slog.LevelError, "linda: broker does not do as asked; trying again",
-			slog.String("queue", o.queue), slog.String("err", clip(err.Error())))
-	}
-}
-
-func (o *outage) ends() {
-	if o.down.CompareAndSwap(true, false) {
-		o.log.LogAttrs(context.Background(), slog.LevelInfo, "linda: broker answers again", slog.String("queue", o.queue))
 	}
 }

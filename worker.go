@@ -8,75 +8,64 @@ import (
 	"time"
 )
 
-// suspectPause is how long a suspect job waits for another one to finish.
-const suspectPause = time.Second
-
-// work runs jobs until the channel is closed. What comes after the stop has
-// begun is handed back.
-func (r *run) work() {
+// work runs jobs until the channel is closed. A job that it has received is
+// run, even after the stop has begun: what is to be handed back is still in
+// the channel.
+func (r *run) work(slot int) {
 	for dl := range r.jobs {
-		r.do(dl)
+		r.do(slot, dl)
 	}
 }
 
 // do takes one delivery to its result.
-func (r *run) do(dl *delivery) {
-	now := time.Now()
-	r.load.take(now, dl.handed)
-	if r.polling.Err() != nil {
-		r.release(dl, 0)
-		return
-	}
+func (r *run) do(slot int, dl *delivery) {
+	r.load.take(time.Now(), dl.handed)
 	if dl.lost() {
-		r.pass(dl, result{skip: true, event: Event{Kind: EventLost, Err: ErrLeaseLost}})
+		r.release(dl, 0) // the broker knows whether it is
 		return
 	}
 	if d, stop := decideBefore(dl.job, r.policy); stop {
-		r.finish(dl, d, Event{Err: orReason(dl.job.Err(), d.reason)})
+		r.finish(dl, d, Event{Attempt: dl.job.Attempt(), Err: orReason(dl.job.Err(), d.reason)})
 		return
 	}
-	// A job that may have killed its process twice runs while no other such
-	// job does, so that the innocent are told from the guilty.
-	if suspicious := dl.job.Crashes() > 0 && dl.job.Crashes() >= r.policy.maxCrashes-1; suspicious {
-		select {
-		case r.suspect <- struct{}{}:
-			defer func() { <-r.suspect }()
-		default:
-			r.release(dl, suspectPause)
-			return
-		}
+	if r.suspicious(dl.job) {
+		r.runAlone(slot, dl)
+		return
 	}
-	r.runHandler(dl)
+	if !r.ward.enter() {
+		r.release(dl, suspectPause)
+		return
+	}
+	defer r.ward.leave()
+	r.runHandler(slot, dl)
 }
 
 // runHandler calls the handler and passes on what it answered. It does so even
 // if the handler ends the goroutine, and then starts another worker.
-func (r *run) runHandler(dl *delivery) {
+func (r *run) runHandler(slot int, dl *delivery) {
 	ctx, cancel := r.handlerContext(dl)
 	defer cancel()
-	started := time.Now()
-	err := ErrGoexit
+	event := Event{Attempt: dl.job.Attempt(), Err: ErrGoexit}
 	returned := false
-	r.running.Store(dl, nil)
+	r.running[slot].Store(dl)
+	started := time.Now()
 	defer func() {
-		took := time.Since(started)
-		r.running.Delete(dl)
-		r.load.ran(took)
-		r.answer(dl, err, context.Cause(ctx), took)
+		event.Took = time.Since(started)
+		r.running[slot].Store(nil)
+		r.load.ran(event.Took)
+		r.answer(dl, context.Cause(ctx), event)
 		if !returned {
-			r.workers.Go(r.work)
+			r.workers.Go(func() { r.work(slot) })
 		}
 	}()
-	err = r.call(ctx, dl.job)
+	event.Err = r.call(ctx, dl)
 	returned = true
 }
 
 func (r *run) handlerContext(dl *delivery) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(r.working)
 	stop := func() { cancel(nil) }
-	if !dl.begin(cancel) {
-		cancel(ErrLeaseLost)
-	}
+	dl.begin(cancel)
 	limit := dl.job.TimeLimit
 	if limit <= 0 {
 		limit = r.settings.TimeLimit
@@ -91,10 +80,10 @@ func (r *run) handlerContext(dl *delivery) (context.Context, func()) {
 }
 
 // call calls the handler and turns a panic into an error.
-func (r *run) call(ctx context.Context, job *Job) (err error) {
-	h, known := r.handlers[job.Payload.Class]
+func (r *run) call(ctx context.Context, dl *delivery) (err error) {
+	h, known := r.handlers[dl.class]
 	if !known {
-		return fmt.Errorf("%w %.64q", ErrUnknownClass, job.Payload.Class)
+		return fmt.Errorf("%w %.64q", ErrUnknownClass, dl.class)
 	}
 	panicked := true
 	defer func() {
@@ -102,49 +91,62 @@ func (r *run) call(ctx context.Context, job *Job) (err error) {
 			return
 		}
 		if v := recover(); v != nil { // nil: runtime.Goexit, which nobody can stop
-			err = &PanicError{Value: v, Stack: debug.Stack()}
-			r.settings.Logger.LogAttrs(ctx, slog.LevelError, "linda: handler panicked",
-				slog.String("queue", job.Queue), slog.String("class", clip(job.Payload.Class)),
-				slog.String("job", job.ID), slog.String("err", clip(err.Error())),
-				slog.String("stack", string(err.(*PanicError).Stack)))
+			err = r.recovered(ctx, dl, v)
 		}
 	}()
-	job.fillArgs()
-	err = h.Handle(ctx, job)
+	dl.job.fillArgs()
+	err = h.Handle(ctx, dl.job)
+	if err != nil {
+		_ = err.Error() // one that panics, as those of nil pointers do, should do so here
+	}
 	panicked = false
 	return err
 }
 
+// recovered logs a panic and returns it as an error.
+func (r *run) recovered(ctx context.Context, dl *delivery, value any) error {
+	err := &PanicError{Value: value, Stack: debug.Stack()}
+	r.settings.Logger.LogAttrs(ctx, slog.LevelError, "linda: handler panicked",
+		slog.String("queue", r.settings.Queue), slog.String("class", clip(dl.class)), slog.String("job", dl.id),
+		slog.String("err", clip(err.Error())), slog.String("stack", string(err.Stack)))
+	return err
+}
+
 // answer decides what becomes of a job whose handler has answered.
-func (r *run) answer(dl *delivery, err, cause error, took time.Duration) {
-	event := Event{Took: took, Err: err}
+func (r *run) answer(dl *delivery, cause error, event Event) {
 	receipt := dl.job.receipt
-	switch asked, open := receipt.request(); {
-	case asked != nil && open: // the handler tried to settle the job, and the broker did not answer
+	if asked, state := receipt.request(); asked != nil {
 		event.Kind = EventSettled
-		r.pass(dl, result{settle: *asked, event: event})
-	case asked != nil:
-		event.Kind = EventSettled
-		r.pass(dl, result{skip: true, event: event})
-	default:
-		p := r.policy
-		if receipt.Gone() {
-			p.maxAttempts, dl.job.MaxAttempts = 1, 0
+		switch state {
+		case settled:
+			r.pass(dl, result{skip: true, event: event})
+		case lost:
+			r.pass(dl, result{skip: true, event: lostEvent(event, ErrLeaseLost)})
+		default: // the broker failed, or a goroutine that the handler left is still at it
+			r.pass(dl, result{settle: *asked, asked: true, unsure: true, event: event})
 		}
-		r.finish(dl, decide(dl.job, err, cause, p), event)
+		return
 	}
+	p := r.policy
+	if receipt.Gone() {
+		p.maxAttempts, dl.job.MaxAttempts = 1, 0
+	}
+	r.finish(dl, decide(dl.job, event.Err, cause, p), event)
 }
 
 // release hands back a job that was not started.
 func (r *run) release(dl *delivery, delay time.Duration) {
 	r.pass(dl, result{
 		settle: Settlement{Job: dl.job, Op: OpRelease, Delay: delay, Unstarted: true},
-		event:  Event{Kind: EventReleased, Delay: delay},
+		event:  Event{Kind: EventReleased, Attempt: dl.job.Attempt(), Delay: delay},
 	})
 }
 
 // finish passes a decision on to the settler.
 func (r *run) finish(dl *delivery, d decision, event Event) {
+	if r.backend.delayMax > 0 {
+		d.delay = min(d.delay, r.backend.delayMax) // better early than never
+	}
 	event.Kind, event.Delay = d.kind, d.delay
 	r.pass(dl, result{
 		settle: Settlement{Job: dl.job, Op: d.op, Delay: d.delay, Reason: d.reason, Snoozed: d.snoozed},
@@ -156,8 +158,7 @@ func (r *run) finish(dl *delivery, d decision, event Event) {
 // pass completes a result, hands it to the settler and frees the worker.
 func (r *run) pass(dl *delivery, res result) {
 	res.dl = dl
-	job, event := dl.job, &res.event
-	event.Queue, event.Class, event.ID, event.Attempt = job.Queue, job.Payload.Class, job.ID, job.Attempt()
+	res.event.Queue, res.event.Class, res.event.ID = r.settings.Queue, dl.class, dl.id
 	r.send(res)
 	r.load.free()
 }

@@ -66,12 +66,12 @@ if #result > 1 then
   if lease > 0 then
     local till = string.format('%.6f', now + lease / 1000)
     for from = 2, #result, chunk do
-      local pairs_ = {}
+      local scored = {}
       for i = from, math.min(from + chunk - 1, #result) do
-        pairs_[#pairs_ + 1] = till
-        pairs_[#pairs_ + 1] = result[i]
+        scored[#scored + 1] = till
+        scored[#scored + 1] = result[i]
       end
-      redis.call('ZADD', KEYS[2], unpack(pairs_))
+      redis.call('ZADD', KEYS[2], unpack(scored))
     end
   end
 elseif not more then

@@ -133,3 +133,51 @@ func TestHandlerOfFiveLeasesRunsOnce(t *testing.T) {
 		assert.Equal(t, 1, n)
 	}
 }
+
+func TestJobThatKillsItsProcessIsDeadAndItsNeighboursAreNot(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.Redis)
+	r := newRig(t, server.URL)
+	const innocent = 28
+	for i := range innocent {
+		require.NoError(t, r.Push(t.Context(), job(300)))
+		if i%7 == 3 {
+			require.NoError(t, r.Push(t.Context(), job(killer)))
+		}
+	}
+	w := newWorkers(t, server.URL, 8)
+	w.lease = 1
+	stop := make(chan struct{})
+	supervised := make(chan struct{})
+	go func() { // starts a new worker whenever one dies
+		defer close(supervised)
+		for {
+			worker := w.start(t)
+			died := make(chan struct{})
+			go func() { defer close(died); _ = worker.Wait() }()
+			select {
+			case <-died:
+			case <-stop:
+				_ = worker.Process.Kill()
+				<-died
+				return
+			}
+		}
+	}()
+	assert.Eventually(t, func() bool {
+		s := r.stats(t)
+		return s.Ready+s.Reserved+s.Delayed == 0
+	}, 90*time.Second, 50*time.Millisecond)
+	close(stop)
+	<-supervised
+	_, finishes := w.count(t)
+	assert.Len(t, finishes, innocent)
+	assert.Equal(t, linda.Stats{Dead: 4}, r.stats(t))
+	dead, err := r.Peek(t.Context(), "jobs", linda.Dead, 100)
+	require.NoError(t, err)
+	for _, job := range dead {
+		var ms int
+		require.NoError(t, job.Payload.Decode(&ms))
+		assert.Equal(t, killer, ms, job.LastError())
+	}
+}

@@ -39,6 +39,9 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
+// killer is the argument of a job that kills its process.
+const killer = -1
+
 // work runs jobs of class "job", whose argument says for how many milliseconds
 // they run, until SIGTERM. It writes each start and finish to a history that
 // survives its death.
@@ -67,6 +70,9 @@ func work() error {
 		}
 		if _, err := fmt.Fprintf(history, "start %s %d\n", job.ID, os.Getpid()); err != nil {
 			return err
+		}
+		if ms == killer {
+			os.Exit(137)
 		}
 		select {
 		case <-time.After(time.Duration(ms) * time.Millisecond):
