@@ -18,10 +18,10 @@ func BenchmarkRedisIdlePickup(b *testing.B) {
 	d, err := linda.New(linda.Settings{Queue: "q", Connection: brokerd.Run(b, brokerd.Redis).URL})
 	require.NoError(b, err)
 	started := make(chan time.Time)
-	d.Handle("C", linda.HandlerFunc(func(context.Context, *linda.Job) error {
+	d.HandleFunc("C", func(context.Context, *linda.Job) error {
 		started <- time.Now()
 		return nil
-	}))
+	})
 	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan error, 1)
 	go func() { done <- d.Run(ctx) }()
@@ -54,10 +54,10 @@ func BenchmarkRedisDrain(b *testing.B) {
 		require.NoError(b, d.PushBatch(b.Context(), jobs[:min(left, len(jobs))]))
 	}
 	ran := make(chan struct{}, b.N)
-	d.Handle("C", linda.HandlerFunc(func(context.Context, *linda.Job) error {
+	d.HandleFunc("C", func(context.Context, *linda.Job) error {
 		ran <- struct{}{}
 		return nil
-	}))
+	})
 	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan error, 1)
 	b.ReportAllocs()

@@ -75,3 +75,22 @@ func TestAtIsADelayFromNow(t *testing.T) {
 	At(time.Time{})(&job)
 	assert.Negative(t, job.Delay)
 }
+
+func TestHandlerFindsItsJobInTheContext(t *testing.T) {
+	d := opened(t, Settings{})
+	ctx, cancel := context.WithCancel(t.Context())
+	var got *Job
+	c := Define[int]("c", WithHeader("trace", "7"))
+	c.Handle(d, func(ctx context.Context, _ int) error {
+		got = FromContext(ctx)
+		cancel()
+		return nil
+	})
+	id, err := c.Push(ctx, d, 1)
+	require.NoError(t, err)
+	require.NoError(t, d.Run(ctx))
+	require.NotNil(t, got)
+	assert.Equal(t, id, got.ID)
+	assert.Equal(t, map[string]string{"trace": "7"}, got.Headers)
+	assert.Nil(t, FromContext(t.Context()))
+}

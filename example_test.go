@@ -68,7 +68,7 @@ func ExampleDispatcher_Run() {
 	}
 	defer d.Close()
 
-	d.Handle("greet", linda.HandlerFunc(func(ctx context.Context, job *linda.Job) error {
+	d.HandleFunc("greet", func(ctx context.Context, job *linda.Job) error {
 		defer stop()
 		var name string
 		if err := job.Payload.Decode(&name); err != nil {
@@ -76,7 +76,7 @@ func ExampleDispatcher_Run() {
 		}
 		fmt.Println("hello,", name)
 		return nil
-	}))
+	})
 	if err := d.Push(ctx, greeting("world")); err != nil {
 		log.Fatal(err)
 	}
@@ -103,11 +103,11 @@ func ExampleDispatcher_Use() {
 			return next.Handle(ctx, job)
 		})
 	})
-	d.Handle("greet", linda.HandlerFunc(func(context.Context, *linda.Job) error {
+	d.HandleFunc("greet", func(context.Context, *linda.Job) error {
 		fmt.Println("hello")
 		stop()
 		return nil
-	}))
+	})
 	_ = d.Push(ctx, greeting("world"))
 	_ = d.Run(ctx)
 	// Output:

@@ -75,6 +75,15 @@ func (j *Job) Context() context.Context {
 	return j.ctx
 }
 
+// FromContext returns the job whose handler runs with ctx, so that a typed
+// handler can read its id, attempt and headers. It is nil outside a handler.
+func FromContext(ctx context.Context) *Job {
+	job, _ := ctx.Value(jobKey{}).(*Job)
+	return job
+}
+
+type jobKey struct{}
+
 // Attempt returns which attempt this delivery is, from 1. Snoozed runs and
 // deliveries that were handed back before they started do not count. It is 0
 // for a job that was not popped.

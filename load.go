@@ -32,7 +32,6 @@ type load struct {
 	late     atomic.Bool  // a job has waited longer than holdFor
 	busy     atomic.Int64 // ns that handlers ran since the last look
 	finished atomic.Int64 // handlers that returned since
-	closed   atomic.Bool  // no job is to be fetched for now
 
 	average float64 // ns a handler runs, 0 if that is not known; the poller's own
 }
@@ -53,7 +52,7 @@ func (l *load) room(queued int) (room int, ok bool) {
 	// before it is counted below.
 	l.wakeAt.Store(int64(most - enough))
 	room = most - int(l.held.Load())
-	if room < enough || l.closed.Load() {
+	if room < enough {
 		return 0, false
 	}
 	l.wakeAt.Store(-1)
@@ -116,12 +115,6 @@ func (l *load) free() {
 	if l.held.Add(-1) <= l.wakeAt.Load() {
 		l.wake()
 	}
-}
-
-// close stops fetching, or lets it go on.
-func (l *load) close(closed bool) {
-	l.closed.Store(closed)
-	l.wake()
 }
 
 func (l *load) wake() {

@@ -38,7 +38,7 @@ type run struct {
 	load    load
 	keeper  *keeper
 	outage  outage
-	ward    ward
+	trials  trials
 	workers sync.WaitGroup
 	running []atomic.Pointer[delivery] // what each worker's handler is at
 	pending atomic.Int64               // results that are not settled
@@ -55,7 +55,6 @@ func newRun(ctx context.Context, s Settings, b backend, handlers map[string]Hand
 		jobs:     make(chan *delivery, s.Concurrency+maxPrefetch),
 		results:  make(chan result, s.Concurrency+maxPrefetch),
 		gone:     make(chan struct{}),
-		ward:     newWard(),
 		running:  make([]atomic.Pointer[delivery], s.Concurrency),
 		outage:   outage{log: s.Logger, queue: s.Queue},
 	}

@@ -39,19 +39,19 @@ func run(ctx context.Context, connection string) error {
 
 	// One way: the handler releases its job through the broker. It has then
 	// settled the job, and its answer no longer counts.
-	d.Handle("every-2s", linda.HandlerFunc(func(_ context.Context, job *linda.Job) error {
+	d.HandleFunc("every-2s", func(_ context.Context, job *linda.Job) error {
 		tell(job)
 		return d.Broker().ReleaseWithDelay(job.Queue, job, 2)
-	}))
+	})
 
 	// The other way: it answers with Snooze. The run does not count as an
 	// attempt, and the delay is as fine as the broker's clock: here it ends
 	// with the next multiple of three seconds, however long the run took.
-	d.Handle("at-0-3-6", linda.HandlerFunc(func(_ context.Context, job *linda.Job) error {
+	d.HandleFunc("at-0-3-6", func(_ context.Context, job *linda.Job) error {
 		tell(job)
 		const period = 3 * time.Second
 		return linda.Snooze(time.Until(time.Now().Truncate(period).Add(period)))
-	}))
+	})
 
 	for _, class := range []string{"every-2s", "at-0-3-6"} {
 		if err := start(ctx, d, class); err != nil {

@@ -63,7 +63,7 @@ func work() error {
 		return err
 	}
 	defer func() { _ = d.Close() }()
-	d.Handle("job", linda.HandlerFunc(func(ctx context.Context, job *linda.Job) error {
+	d.HandleFunc("job", func(ctx context.Context, job *linda.Job) error {
 		var ms int
 		if err := job.Payload.Decode(&ms); err != nil {
 			return err
@@ -81,7 +81,7 @@ func work() error {
 		}
 		_, err := fmt.Fprintf(history, "finish %s %d\n", job.ID, os.Getpid())
 		return err
-	}))
+	})
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	return d.Run(ctx)
