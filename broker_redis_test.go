@@ -242,7 +242,7 @@ func TestRedisJobsSurviveTheServer(t *testing.T) {
 	t.Parallel()
 	server := brokerd.Run(t, brokerd.Redis, brokerd.Args("--appendfsync", "always"))
 	ran := make(chan string, 1000)
-	d := start(t, linda.Settings{Queue: "q", Connection: server.URL, Timeout: 60, Concurrency: 4}, map[string]linda.HandlerFunc{
+	d := start(t, linda.Settings{Queue: "q", Connection: server.URL, Timeout: 4, Concurrency: 4}, map[string]linda.HandlerFunc{
 		"C": func(_ context.Context, job *linda.Job) error {
 			time.Sleep(5 * time.Millisecond)
 			ran <- job.ID

@@ -132,13 +132,18 @@ func (j *Job) UnmarshalJSON(body []byte) error {
 }
 
 // Decode stores the arguments, in their order, in the values that dst point
-// to, as json.Unmarshal would: exactly, whatever the size of a number. Further
-// arguments are left out; too few are an error. The text of an error shows no
-// argument. It is safe for concurrent use as long as nobody changes Args.
+// to, as json.Unmarshal would: exactly, whatever the size of a number. They are
+// those that were popped, whatever has become of Args since. Further arguments
+// are left out; too few are an error. The text of an error shows no argument.
+// It is safe for concurrent use.
 func (p Payload) Decode(dst ...any) error {
-	args, err := p.encodedArgs()
-	if err != nil {
-		return err
+	args := p.raw
+	if args == "" { // it was not popped
+		b, err := appendArgs(nil, p.Args)
+		if err != nil {
+			return err
+		}
+		args = string(b)
 	}
 	dec := json.NewDecoder(strings.NewReader(args))
 	dec.UseNumber()
@@ -177,26 +182,13 @@ func (e *argumentError) Error() string {
 
 func (e *argumentError) Unwrap() error { return e.cause }
 
-// encodedArgs returns the arguments as JSON: the bytes that were popped unless
+// appendArgs appends the arguments as JSON: the bytes that were popped unless
 // Args has been changed since.
-func (p Payload) encodedArgs() (string, error) {
-	if p.unchanged() {
-		return p.raw, nil
-	}
-	b, err := appendArgs(nil, p.Args)
-	return string(b), err
-}
-
-// appendArgs appends what encodedArgs returns.
 func (p Payload) appendArgs(b []byte) ([]byte, error) {
-	if p.unchanged() {
+	if p.raw != "" && (p.Args == nil || reflect.DeepEqual(p.Args, decodeArgs(p.raw))) {
 		return append(b, p.raw...), nil
 	}
 	return appendArgs(b, p.Args)
-}
-
-func (p Payload) unchanged() bool {
-	return p.raw != "" && (p.Args == nil || reflect.DeepEqual(p.Args, decodeArgs(p.raw)))
 }
 
 // fillArgs decodes the arguments for code that reads Payload.Args.

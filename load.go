@@ -1,6 +1,7 @@
 package linda
 
 import (
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -30,14 +31,16 @@ type load struct {
 	lastTake atomic.Int64 // unix ns when a worker last took a job
 	lastHand atomic.Int64 // unix ns when the workers last got jobs
 	late     atomic.Bool  // a job has waited longer than holdFor
-	busy     atomic.Int64 // ns that handlers ran since the last look
-	finished atomic.Int64 // handlers that returned since
+
+	mu       sync.Mutex
+	busy     time.Duration // guarded by mu: how long handlers ran since the last look
+	finished int           // guarded by mu: how many of them returned since
 
 	average float64 // ns a handler runs, 0 if that is not known; the poller's own
 }
 
-func newLoad(workers int, prefetch bool) load {
-	return load{workers: workers, prefetch: prefetch, freed: make(chan struct{}, 1)}
+func newLoad(workers int, prefetch bool) *load {
+	return &load{workers: workers, prefetch: prefetch, freed: make(chan struct{}, 1)}
 }
 
 // room returns how many jobs to fetch, and whether it is enough to be worth an
@@ -65,8 +68,12 @@ func (l *load) ahead() int {
 	if !l.prefetch {
 		return 0
 	}
-	if n := l.finished.Swap(0); n > 0 {
-		latest := max(1, float64(l.busy.Swap(0))/float64(n))
+	l.mu.Lock()
+	busy, n := l.busy, l.finished
+	l.busy, l.finished = 0, 0
+	l.mu.Unlock()
+	if n > 0 {
+		latest := max(1, float64(busy)/float64(n))
 		if l.average == 0 {
 			l.average = latest
 		}
@@ -106,8 +113,10 @@ func (l *load) take(now, handed time.Time) {
 
 // ran notes how long a handler ran.
 func (l *load) ran(took time.Duration) {
-	l.busy.Add(int64(took))
-	l.finished.Add(1)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.busy += took
+	l.finished++
 }
 
 // free notes that a job is finished.

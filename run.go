@@ -35,7 +35,7 @@ type run struct {
 	jobs    chan *delivery
 	results chan result
 	gone    chan struct{} // closed when nobody reads results any more
-	load    load
+	load    *load
 	keeper  *keeper
 	outage  outage
 	trials  trials
