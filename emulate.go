@@ -82,13 +82,13 @@ func (t *tracked) Pop(queue string, timeout int64) (*Job, error) {
 	job, err := t.Broker.Pop(queue, timeout)
 	if job != nil {
 		lease, _ := seconds(timeout)
-		adopt(job, t, queue, sent, lease)
+		giveReceipt(job, t, queue, sent, lease)
 	}
 	return job, err
 }
 
-// adopt puts a receipt on a job whose broker has put none.
-func adopt(job *Job, b Broker, queue string, since time.Time, lease time.Duration) {
+// giveReceipt puts a receipt on a job whose broker has put none.
+func giveReceipt(job *Job, b Broker, queue string, since time.Time, lease time.Duration) {
 	until := time.Time{}
 	if lease > 0 {
 		until = since.Add(lease)

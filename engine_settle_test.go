@@ -71,7 +71,7 @@ func TestUnknownOutcomeIsUnderstoodWithoutReceipts(t *testing.T) {
 			{ErrUnknown, ErrLeaseLost, EventLost},
 		} {
 			job := &Job{ID: "x"}
-			adopt(job, r.b, "q", time.Now(), time.Minute)
+			giveReceipt(job, r.b, "q", time.Now(), time.Minute)
 			res := result{dl: &delivery{job: job}, event: Event{Kind: EventDone, Queue: "q", ID: "x"}}
 			is(t, "final at first", s.final(&res, c.first), false)
 			is(t, "final", s.final(&res, c.second), true)

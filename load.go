@@ -111,7 +111,8 @@ func (l *load) take(now, handed time.Time) {
 	}
 }
 
-// ran notes how long a handler ran.
+// ran notes how long a handler ran. Both numbers change together, or the
+// average would not be one.
 func (l *load) ran(took time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

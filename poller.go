@@ -71,7 +71,7 @@ func (r *run) adopt(jobs []*Job) []*delivery {
 	batch := make([]*delivery, len(jobs))
 	for i, job := range jobs {
 		if job.receipt == nil { // a broker that knows nothing of receipts
-			adopt(job, r.backend.Broker, r.settings.Queue, now, r.lease)
+			giveReceipt(job, r.backend.Broker, r.settings.Queue, now, r.lease)
 		}
 		batch[i] = &delivery{job: job, id: job.ID, class: job.Payload.Class, handed: now}
 	}

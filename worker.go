@@ -35,7 +35,7 @@ func (r *run) do(slot int, dl *delivery) {
 // if the handler ends the goroutine, and then starts another worker.
 func (r *run) runHandler(slot int, dl *delivery) {
 	ctx, cancel := r.handlerContext(dl)
-	defer cancel()
+	defer cancel(nil)
 	event := Event{Attempt: dl.job.Attempt(), Err: ErrGoexit}
 	returned := false
 	r.running[slot].Store(dl)
@@ -53,9 +53,9 @@ func (r *run) runHandler(slot int, dl *delivery) {
 	returned = true
 }
 
-func (r *run) handlerContext(dl *delivery) (context.Context, func()) {
+// handlerContext returns the context of a handler and what ends it.
+func (r *run) handlerContext(dl *delivery) (context.Context, context.CancelCauseFunc) {
 	ctx, cancel := context.WithCancelCause(context.WithValue(r.working, jobKey{}, dl.job))
-	stop := func() { cancel(nil) }
 	dl.begin(cancel)
 	limit := dl.job.TimeLimit
 	if limit <= 0 {
@@ -64,10 +64,10 @@ func (r *run) handlerContext(dl *delivery) (context.Context, func()) {
 	if limit > 0 {
 		var end context.CancelFunc
 		ctx, end = context.WithTimeoutCause(ctx, limit, ErrTimeLimit)
-		stop = func() { end(); cancel(nil) }
+		_ = end // cancel ends it too
 	}
 	dl.job.ctx = ctx
-	return ctx, stop
+	return ctx, cancel
 }
 
 // call calls the handler and turns a panic into an error.
