@@ -68,6 +68,7 @@ func newRun(ctx context.Context, s Settings, b backend, handlers map[string]Hand
 // is over.
 func (r *run) run() error {
 	defer r.endWork(ErrStopping)
+	r.tellNotes()
 	calls, endCalls := context.WithCancel(context.Background())
 	defer endCalls()
 	flush := make(chan struct{})
@@ -100,6 +101,15 @@ func (r *run) run() error {
 	await(settled, end)
 	await(kept, end)
 	return r.remains()
+}
+
+// tellNotes logs what the broker wants an operator to know.
+func (r *run) tellNotes() {
+	if g, ok := As[Guarantor](r.backend.Broker); ok {
+		for _, note := range g.Guarantees().Notes {
+			r.settings.Logger.LogAttrs(context.Background(), slog.LevelInfo, "linda: "+note, slog.String("queue", r.settings.Queue))
+		}
+	}
 }
 
 // goes runs f and closes the channel when it has returned.
