@@ -275,8 +275,9 @@ func RegisterBroker(scheme string, open func() Broker) {
 // since it may hold a password.
 func NewBroker(url string) (Broker, error) {
 	u, err := neturl.Parse(url)
-	if err != nil {
-		// The parse error quotes the URL, password included.
+	if err != nil || strings.Contains(u.EscapedPath()+u.RawQuery+u.EscapedFragment(), "@") {
+		// The parse error quotes the URL, password included. An @ behind the
+		// host follows a password with a slash, a ? or a # in it.
 		return nil, fmt.Errorf("%w: it does not parse (special characters in a password are written %%XX)", ErrBadURL)
 	}
 	registry.RLock()

@@ -30,7 +30,8 @@ var memoryStores = struct {
 }{byName: make(map[string]*memoryStore)}
 
 func (b *memoryBroker) Connect(url *neturl.URL) error {
-	if url.RawQuery != "" || url.User != nil || url.Port() != "" || len(url.Path) > 1 {
+	plain := neturl.URL{Scheme: url.Scheme, Host: url.Hostname(), Path: url.Path}
+	if *url != plain || len(url.Path) > 1 {
 		return fmt.Errorf("%w: memory:// takes a name and nothing else", ErrBadURL)
 	}
 	b.closed = make(chan struct{})
@@ -65,16 +66,20 @@ func (b *memoryBroker) Close() error {
 	return nil
 }
 
-// use locks a queue, with everything that is due moved to READY, and returns
-// it with its unlock.
-func (b *memoryBroker) use(queue string) (*memoryQueue, func(), error) {
-	if err := CheckName(queue); err != nil {
-		return nil, nil, err
-	}
+func (b *memoryBroker) usable(ctx context.Context) error {
 	select {
 	case <-b.closed:
-		return nil, nil, ErrClosed
+		return ErrClosed
 	default:
+		return ctx.Err()
+	}
+}
+
+// use locks a queue, with everything that is due moved to READY, and returns
+// it with its unlock.
+func (b *memoryBroker) use(ctx context.Context, queue string) (*memoryQueue, func(), error) {
+	if err := cmp.Or(CheckName(queue), b.usable(ctx)); err != nil {
+		return nil, nil, err
 	}
 	b.store.mu.Lock()
 	q := b.store.queues[queue]
@@ -82,17 +87,12 @@ func (b *memoryBroker) use(queue string) (*memoryQueue, func(), error) {
 		q = newMemoryQueue()
 		b.store.queues[queue] = q
 	}
-	return q, func() {
-		if q.empty() {
-			delete(b.store.queues, queue)
-		}
-		b.store.mu.Unlock()
-	}, nil
+	q.migrate(time.Now())
+	return q, func() { b.store.unlock(queue) }, nil
 }
 
 func (b *memoryBroker) MigrateExpiredJobs(queue string) {
-	if q, unlock, err := b.use(queue); err == nil {
-		q.migrate(time.Now())
+	if _, unlock, err := b.use(context.Background(), queue); err == nil {
 		unlock()
 	}
 }
@@ -121,46 +121,54 @@ func (b *memoryBroker) Later(delay int64, job *Job, queue string) error {
 
 func (b *memoryBroker) Fetch(ctx context.Context, queue string, max int, lease time.Duration) ([]*Job, error) {
 	for {
-		jobs, wake, due, err := b.take(queue, max, lease)
-		if err != nil || len(jobs) > 0 {
-			return jobs, err
+		q, unlock, err := b.use(ctx, queue)
+		if err != nil {
+			return nil, err
 		}
-		timer := time.NewTimer(due)
-		select {
-		case <-wake:
-		case <-timer.C:
-		case <-ctx.Done():
-			err = ctx.Err()
-		case <-b.closed:
-			err = ErrClosed
+		if jobs := b.take(q, queue, max, lease); len(jobs) > 0 {
+			unlock()
+			return jobs, nil
 		}
-		timer.Stop()
+		wake, due := q.changed(), q.nextDue()
+		q.waiting++ // so that the queue stays until leave
+		unlock()
+		err = b.wait(ctx, wake, due)
+		b.store.leave(queue)
 		if err != nil {
 			return nil, err
 		}
 	}
 }
 
-func (b *memoryBroker) fetchNow(ctx context.Context, queue string, max int, lease time.Duration) ([]*Job, error) {
-	jobs, _, _, err := b.take(queue, max, lease)
-	return jobs, err
+// wait returns when wake is closed or d is over.
+func (b *memoryBroker) wait(ctx context.Context, wake <-chan struct{}, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-wake:
+		return nil
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-b.closed:
+		return ErrClosed
+	}
 }
 
-// take reserves what is ready. Where nothing is, it returns a channel that is
-// closed once that may have changed, and the time until the next job is due.
-func (b *memoryBroker) take(queue string, max int, lease time.Duration) ([]*Job, <-chan struct{}, time.Duration, error) {
-	q, unlock, err := b.use(queue)
+func (b *memoryBroker) fetchNow(ctx context.Context, queue string, max int, lease time.Duration) ([]*Job, error) {
+	q, unlock, err := b.use(ctx, queue)
 	if err != nil {
-		return nil, nil, 0, err
+		return nil, err
 	}
 	defer unlock()
+	return b.take(q, queue, max, lease), nil
+}
+
+// take reserves what is ready.
+func (b *memoryBroker) take(q *memoryQueue, queue string, most int, lease time.Duration) []*Job {
 	now := time.Now()
-	q.migrate(now)
-	n := min(max, q.ready.len())
-	if n <= 0 {
-		return nil, q.changed(), q.nextDue(now), nil
-	}
-	jobs := make([]*Job, n)
+	jobs := make([]*Job, min(max(most, 0), q.ready.len()))
 	for i := range jobs {
 		m := q.ready.popFront()
 		m.deliveries++
@@ -174,7 +182,7 @@ func (b *memoryBroker) take(queue string, max int, lease time.Duration) ([]*Job,
 		q.reserve(m, now.Add(lease))
 		jobs[i].Reserve(b, queue, memoryToken{m, m.deliveries}, now.Add(lease))
 	}
-	return jobs, nil, 0, nil
+	return jobs
 }
 
 func (b *memoryBroker) PushBatch(ctx context.Context, queue string, jobs []*Job) error {
@@ -182,7 +190,7 @@ func (b *memoryBroker) PushBatch(ctx context.Context, queue string, jobs []*Job)
 	if err != nil {
 		return err
 	}
-	q, unlock, err := b.use(queue)
+	q, unlock, err := b.use(ctx, queue)
 	if err != nil {
 		return err
 	}
@@ -204,25 +212,31 @@ func (b *memoryBroker) PushUnique(ctx context.Context, queue string, job *Job) e
 }
 
 func (b *memoryBroker) Settle(ctx context.Context, queue string, batch []Settlement) error {
-	q, unlock, err := b.use(queue)
+	q, unlock, err := b.use(ctx, queue)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	errs := make([]error, len(batch))
-	for i := range slices.Backward(batch) { // so that those put back at the head keep their order
+	var heads []*memoryJob // to be ready before all others, in this order
+	for i := range batch {
 		r, err := batch[i].Begin(b, queue)
 		if err != nil {
 			errs[i] = err
 			continue
 		}
-		errs[i] = r.End(q.settle(&batch[i], r))
+		head, err := q.settle(&batch[i], r)
+		if head != nil {
+			heads = append(heads, head)
+		}
+		errs[i] = r.End(err)
 	}
+	q.putBack(heads)
 	return Batch(errs)
 }
 
 func (b *memoryBroker) Touch(ctx context.Context, queue string, lease time.Duration, jobs []*Job) error {
-	q, unlock, err := b.use(queue)
+	q, unlock, err := b.use(ctx, queue)
 	if err != nil {
 		return err
 	}
@@ -237,6 +251,7 @@ func (b *memoryBroker) Touch(ctx context.Context, queue string, lease time.Durat
 		}
 		if m := q.heldBy(r); m != nil {
 			q.reserve(m, until)
+			q.notify() // it may end sooner than it did
 			r.Extend(until)
 		} else if !r.Gone() {
 			r.Lose()
@@ -247,7 +262,7 @@ func (b *memoryBroker) Touch(ctx context.Context, queue string, lease time.Durat
 }
 
 func (b *memoryBroker) Stats(ctx context.Context, queue string) (Stats, error) {
-	q, unlock, err := b.use(queue)
+	q, unlock, err := b.use(ctx, queue)
 	if err != nil {
 		return Stats{}, err
 	}
@@ -259,7 +274,7 @@ func (b *memoryBroker) Stats(ctx context.Context, queue string) (Stats, error) {
 }
 
 func (b *memoryBroker) Peek(ctx context.Context, queue string, state State, max int) ([]*Job, error) {
-	q, unlock, err := b.use(queue)
+	q, unlock, err := b.use(ctx, queue)
 	if err != nil {
 		return nil, err
 	}
@@ -268,17 +283,17 @@ func (b *memoryBroker) Peek(ctx context.Context, queue string, state State, max 
 	if err != nil {
 		return nil, err
 	}
-	slices.SortStableFunc(held, func(a, b *memoryJob) int { return a.due.Compare(b.due) })
 	jobs := make([]*Job, min(len(held), bounded(max)))
 	for i := range jobs {
 		jobs[i], _ = Decode(queue, held[i].body)
 		jobs[i].Delivered(held[i].deliveries)
+		jobs[i].fillArgs()
 	}
 	return jobs, nil
 }
 
 func (b *memoryBroker) Kick(ctx context.Context, queue string, max int) (int, error) {
-	q, unlock, err := b.use(queue)
+	q, unlock, err := b.use(ctx, queue)
 	if err != nil {
 		return 0, err
 	}
@@ -293,7 +308,7 @@ func (b *memoryBroker) Kick(ctx context.Context, queue string, max int) (int, er
 }
 
 func (b *memoryBroker) Purge(ctx context.Context, queue string, state State) (int, error) {
-	q, unlock, err := b.use(queue)
+	q, unlock, err := b.use(ctx, queue)
 	if err != nil {
 		return 0, err
 	}
@@ -302,16 +317,14 @@ func (b *memoryBroker) Purge(ctx context.Context, queue string, state State) (in
 }
 
 func (b *memoryBroker) Queues(ctx context.Context) ([]string, error) {
-	select {
-	case <-b.closed:
-		return nil, ErrClosed
-	default:
+	if err := b.usable(ctx); err != nil {
+		return nil, err
 	}
 	b.store.mu.Lock()
 	defer b.store.mu.Unlock()
 	names := make([]string, 0, len(b.store.queues))
 	for name, q := range b.store.queues {
-		if !q.empty() {
+		if q.jobs() > 0 {
 			names = append(names, name)
 		}
 	}

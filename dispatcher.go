@@ -68,6 +68,11 @@ func (d *Dispatcher) Handle(class string, h Handler) {
 	d.handlers[class] = h
 }
 
+// HandleFunc is Handle of a function.
+func (d *Dispatcher) HandleFunc(class string, run func(ctx context.Context, job *Job) error) {
+	d.Handle(class, HandlerFunc(run))
+}
+
 // Use adds middleware around every handler, whenever registered: the first one
 // added is the outermost.
 func (d *Dispatcher) Use(middleware ...Middleware) {

@@ -70,8 +70,8 @@ func (b *backend) push(ctx context.Context, queue string, jobs []*Job) error {
 	return Batch(errs)
 }
 
-// tracked gives the jobs of a nine-method broker receipts, so that the engine
-// knows what a handler has settled through it.
+// tracked gives the jobs of a nine-method broker receipts, unless that does so
+// itself, so that the engine knows what a handler has settled through it.
 type tracked struct{ Broker }
 
 // Unwrap returns the broker itself.
@@ -80,11 +80,20 @@ func (t *tracked) Unwrap() Broker { return t.Broker }
 func (t *tracked) Pop(queue string, timeout int64) (*Job, error) {
 	sent := time.Now()
 	job, err := t.Broker.Pop(queue, timeout)
-	if job != nil {
+	if job == nil {
+		return nil, err
+	}
+	if !t.foreign(job) {
 		lease, _ := seconds(timeout)
 		giveReceipt(job, t, queue, sent, lease)
 	}
+	job.fillArgs()
 	return job, err
+}
+
+// foreign reports whether the broker has put a receipt of its own on a job.
+func (t *tracked) foreign(job *Job) bool {
+	return job.receipt != nil && job.receipt.broker != Broker(t)
 }
 
 // giveReceipt puts a receipt on a job whose broker has put none.
@@ -120,6 +129,9 @@ func (t *tracked) ReleaseWithDelay(queue string, job *Job, delay int64) error {
 }
 
 func (t *tracked) settle(queue string, s Settlement, call func() error) error {
+	if t.foreign(s.Job) {
+		return call() // which begins and ends the settlement
+	}
 	r, err := s.Begin(t, queue)
 	if err != nil {
 		return err

@@ -288,10 +288,10 @@ func TestLongHandlersBoundTheIsolationOfASuspect(t *testing.T) {
 		is(t, "runs of the long handler", r.ran(long), 1)
 		is(t, "runs of the suspect at first", r.ran(suspect), 0)
 		short := r.push("short", 1)[0]
-		r.after(wardWait)
+		r.after(calmWait)
 		is(t, "runs of the suspect", r.ran(suspect), 1)
 		is(t, "runs of the short handler at first", r.ran(short), 0)
-		r.after(wardMost)
+		r.after(calmWait)
 		is(t, "runs of the short handler", r.ran(short), 1)
 		_, _ = r.stop()
 	})

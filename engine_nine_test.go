@@ -228,7 +228,7 @@ func TestNineMethodsStop(t *testing.T) {
 				hang := make(chan struct{})
 				b.set(func() { b.hang[op] = hang })
 				r.after(100 * time.Millisecond)
-				err, took := r.stop()
+				took, err := r.stop()
 				between(t, "stop", took, 0, 2*time.Second+stopSlack)
 				b.set(func() { delete(b.hang, op) })
 				close(hang)
@@ -245,4 +245,42 @@ func TestNineMethodsStop(t *testing.T) {
 			})
 		})
 	}
+}
+
+// bare hides all but the nine methods of a broker, which still puts its own
+// receipts on the jobs.
+type bare struct{ Broker }
+
+func TestNineMethodsMayComeWithReceiptsOfTheirOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		memory, err := NewBroker("memory://")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := newRig(t, func(s *Settings) { s.Broker, s.MaxAttempts = bare{memory}, 2 })
+		r.takes("good", time.Millisecond)
+		r.handle("bad", func(context.Context, *Job) error { return errors.New("broken") })
+		rounds := 0
+		r.handle("cron", func(_ context.Context, job *Job) error {
+			rounds++
+			return r.d.Broker().ReleaseWithDelay("q", job, 10)
+		})
+		r.push("good", 10)
+		r.push("bad", 1)
+		r.push("cron", 1)
+		r.start(35 * time.Second)
+		is(t, "rounds", rounds, 4)
+		is(t, "done", r.count(EventDone), 10)
+		is(t, "dead", r.count(EventDead), 1)
+		is(t, "lost", r.count(EventLost), 0)
+		r.end()
+		stats, err := memory.(Inspector).Stats(t.Context(), "q")
+		is(t, "left", stats, Stats{Delayed: 1})
+		if err != nil {
+			t.Error(err)
+		}
+		_ = r.d.Close()
+		_ = memory.Close()
+		_ = r.b.Close()
+	})
 }

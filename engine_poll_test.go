@@ -74,7 +74,7 @@ func TestBadBodiesAreBuriedAndDoNotStopTheOthers(t *testing.T) {
 // inject puts a body in the queue as somebody else might.
 func inject(t *testing.T, r *rig, body string) {
 	t.Helper()
-	q, unlock, err := r.b.use("q")
+	q, unlock, err := r.b.use(t.Context(), "q")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,7 +31,7 @@ func TestStopHandsBackWhatHasNotStartedAtOnceAndInOrder(t *testing.T) {
 			is(t, "attempts", job.Attempt(), 0)
 			is(t, "crashes", job.Crashes(), 0)
 		}
-		err, took := r.stop()
+		took, err := r.stop()
 		is(t, "error", err, nil)
 		between(t, "stop", took, 9*time.Second, 10*time.Second)
 		r.holds(Stats{Ready: 298})
@@ -73,7 +73,7 @@ func TestStopWaitsForHandlersWithinGrace(t *testing.T) {
 				r.takes("a", 2*time.Second)
 				r.push("a", n)
 				r.start(time.Second)
-				err, took := r.stop()
+				took, err := r.stop()
 				is(t, "error", err, nil)
 				if n > 0 {
 					between(t, "stop", took, time.Second, time.Second+10*time.Millisecond)
@@ -97,7 +97,7 @@ func TestStopDoesNotWaitForHandlersThatIgnoreTheirContext(t *testing.T) {
 				ids := r.push("deaf", n)
 				good := r.push("good", 1)[0]
 				r.start(time.Second)
-				err, took := r.stop()
+				took, err := r.stop()
 				between(t, "stop", took, 5*time.Second, 5*time.Second+stopSlack)
 				var stop *StopError
 				if !errors.As(err, &stop) {
@@ -139,7 +139,7 @@ func TestStopIsBoundedWhateverTheBrokerDoes(t *testing.T) {
 						ids := r.push("a", n)
 						r.start(time.Second)
 						r.b.always(f, "fetch", "settle", "touch")
-						err, took := r.stop()
+						took, err := r.stop()
 						between(t, "stop", took, 0, grace+stopSlack)
 						var stop *StopError
 						if errors.As(err, &stop) {
@@ -179,7 +179,7 @@ func TestJobsFetchedDuringTheStopAreHandedBack(t *testing.T) {
 		r.d.backend.fetcher = lateFetcher{r.b}
 		ids := r.push("a", 3)
 		r.start(time.Second)
-		err, took := r.stop()
+		took, err := r.stop()
 		is(t, "error", err, nil)
 		is(t, "stop", took, 400*time.Millisecond)
 		is(t, "runs", len(r.runs), 0)

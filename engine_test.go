@@ -215,16 +215,12 @@ func TestUnknownClassIsRetriedThenDeadNeverHot(t *testing.T) {
 	})
 }
 
-type nilError struct{ text string }
-
-func (e *nilError) Error() string { return e.text } // panics for a nil pointer
-
 func TestMisbehavingHandlerFailsAndItsWorkerComesBack(t *testing.T) {
 	cases := map[string]func() error{
 		"panic(string)":      func() error { panic("oh") },
 		"panic(error)":       func() error { panic(errDown) },
 		"panic(nil)":         func() error { panic(nil) },
-		"runtime error":      func() error { var m map[string]int; m["a"] = 1; return nil },
+		"runtime error":      func() error { var p *int; *p = 1; return nil },
 		"panic in defer":     func() error { defer func() { panic("later") }(); return nil },
 		"runtime.Goexit":     func() error { runtime.Goexit(); return nil },
 		"Goexit in defer":    func() error { defer runtime.Goexit(); return nil },
@@ -440,7 +436,7 @@ func TestHandlerContextTellsItsCause(t *testing.T) {
 			r.handle("a", waits)
 			push(r, 0)
 			r.start(time.Second)
-			_, took := r.stop()
+			took, _ := r.stop()
 			between(t, "stop", took, 5*time.Second, 5010*time.Millisecond)
 			is(t, "cause", <-cause, ErrStopping)
 			areSame(t, "events", r.kinds("x"), []EventKind{EventReleased})

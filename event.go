@@ -58,7 +58,7 @@ func (e *Event) log(l *slog.Logger) {
 		attrs = append(attrs, slog.Duration("delay", e.Delay))
 	}
 	if e.Err != nil {
-		attrs = append(attrs, slog.String("err", clip(e.Err.Error())))
+		attrs = append(attrs, slog.String("err", clip(reasonOf(e.Err))))
 	}
 	l.LogAttrs(context.Background(), level, "linda: job "+string(e.Kind), attrs...)
 }

@@ -159,7 +159,7 @@ func (b *faulty) settleFaulty(ctx context.Context, op, queue string, batch []Set
 			broken = cmp.Or(broken, veto(s))
 		}
 	}
-	q, unlock, err := b.use(queue)
+	q, unlock, err := b.use(context.Background(), queue)
 	if err != nil {
 		broken = err
 	} else {
@@ -183,7 +183,10 @@ func (b *faulty) settleFaulty(ctx context.Context, op, queue string, batch []Set
 }
 
 func (b *faulty) apply(q *memoryQueue, s *Settlement, r *Receipt) error {
-	err := q.settle(s, r)
+	head, err := q.settle(s, r)
+	if head != nil {
+		q.putBack([]*memoryJob{head})
+	}
 	if err == nil {
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -213,7 +216,7 @@ func (b *faulty) settleByHand(queue string, s Settlement) error {
 // steal ends the reservation of a job before its time, as a server does that
 // lost it, and returns it as another worker would pop it.
 func (b *faulty) steal(t testing.TB, queue, id string) *Job {
-	q, unlock, err := b.use(queue)
+	q, unlock, err := b.use(context.Background(), queue)
 	if err != nil {
 		t.Fatal(err)
 	}

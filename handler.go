@@ -133,7 +133,7 @@ func decide(job *Job, err, cause error, p policy) decision {
 	special := errors.As(err, &o)
 	switch {
 	case special && o.kind == snooze:
-		return decision{kind: EventSnoozed, op: OpRelease, delay: o.delay, snoozed: true}
+		return decision{kind: EventSnoozed, op: OpRelease, delay: max(o.delay, 0), snoozed: true}
 	case special && o.kind == discard:
 		return decision{kind: EventDead, op: OpBury, reason: reasonOf(o.cause)}
 	case interrupted(err, cause):
@@ -173,9 +173,10 @@ func decideBefore(job *Job, p policy) (d decision, stop bool) {
 	return decision{}, false
 }
 
-// reasonOf is the text of an error, never empty.
+// reasonOf is the text of an error, never empty. It bears an Error method that
+// panics, as those of nil pointers do.
 func reasonOf(err error) string {
-	if text := err.Error(); text != "" {
+	if text := fmt.Sprint(err); text != "" {
 		return text
 	}
 	return fmt.Sprintf("%T", err)

@@ -1,11 +1,12 @@
 package linda
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -46,6 +47,7 @@ type Job struct {
 
 	head    header
 	body    string // as popped, bookkeeping included
+	headEnd int    // where in body the bookkeeping ends; 0: it has none
 	err     error  // why the body is not a job
 	receipt *Receipt
 	ctx     context.Context
@@ -56,7 +58,7 @@ type Payload struct {
 	Class string        `json:"class"`
 	Args  []interface{} `json:"args"`
 
-	raw json.RawMessage // the arguments as popped, exact
+	raw string // the arguments as popped, exact
 }
 
 // NewID returns a new job id: a UUID whose order is that of its making.
@@ -73,10 +75,19 @@ func (j *Job) Context() context.Context {
 	return j.ctx
 }
 
+// FromContext returns the job whose handler runs with ctx, so that a typed
+// handler can read its id, attempt and headers. It is nil outside a handler.
+func FromContext(ctx context.Context) *Job {
+	job, _ := ctx.Value(jobKey{}).(*Job)
+	return job
+}
+
+type jobKey struct{}
+
 // Attempt returns which attempt this delivery is, from 1. Snoozed runs and
 // deliveries that were handed back before they started do not count. It is 0
 // for a job that was not popped.
-func (j *Job) Attempt() int { return int(j.head.Deliveries - j.head.Uncounted) }
+func (j *Job) Attempt() int { return max(0, int(j.head.Deliveries-j.head.Uncounted)) }
 
 // Failures returns how many earlier attempts ended with an error.
 func (j *Job) Failures() int { return int(j.head.Failures) }
@@ -91,10 +102,6 @@ func (j *Job) LastError() string { return j.head.Err }
 // Err returns nil for a job that can be run, and for a body that is not a job
 // the reason, which wraps ErrBadJob or ErrTooLarge.
 func (j *Job) Err() error { return j.err }
-
-// Body returns the job as its producer wrote it, byte for byte: without
-// linda's bookkeeping. It is empty for a job that was not popped.
-func (j *Job) Body() []byte { return []byte(original(j.body)) }
 
 // String tells queue, class, id and attempt. It leaves the arguments out, so
 // that it may be logged.
@@ -125,38 +132,63 @@ func (j *Job) UnmarshalJSON(body []byte) error {
 }
 
 // Decode stores the arguments, in their order, in the values that dst point
-// to, as json.Unmarshal would: exactly, whatever the size of a number. Further
-// arguments are left out; too few are an error. It is safe for concurrent use
-// as long as nobody changes Args.
+// to, as json.Unmarshal would: exactly, whatever the size of a number. They are
+// those that were popped, whatever has become of Args since. Further arguments
+// are left out; too few are an error. The text of an error shows no argument.
+// It is safe for concurrent use.
 func (p Payload) Decode(dst ...any) error {
-	raw, err := p.encodedArgs()
-	if err != nil {
-		return err
+	args := p.raw
+	if args == "" { // it was not popped
+		b, err := appendArgs(nil, p.Args)
+		if err != nil {
+			return err
+		}
+		args = string(b)
 	}
-	var args []json.RawMessage
-	if err := json.Unmarshal(raw, &args); err != nil {
-		return fmt.Errorf("%w: class %q: arguments: %v", ErrBadJob, p.Class, err)
-	}
-	if len(args) < len(dst) {
-		return fmt.Errorf("%w: class %q: %d arguments, %d wanted", ErrBadJob, p.Class, len(args), len(dst))
-	}
+	dec := json.NewDecoder(strings.NewReader(args))
+	dec.UseNumber()
+	_, _ = dec.Token() // the bracket
 	for i, d := range dst {
-		dec := json.NewDecoder(bytes.NewReader(args[i]))
-		dec.UseNumber()
+		if !dec.More() {
+			return fmt.Errorf("%w: class %q: argument %d is missing", ErrBadJob, p.Class, i)
+		}
 		if err := dec.Decode(d); err != nil {
-			return fmt.Errorf("class %q: argument %d: %w", p.Class, i, err)
+			return &argumentError{class: p.Class, index: i, cause: err}
 		}
 	}
 	return nil
 }
 
-// encodedArgs returns the arguments as JSON: the bytes that were popped unless
-// Args has been changed since.
-func (p Payload) encodedArgs() ([]byte, error) {
-	if p.raw != nil && (p.Args == nil || reflect.DeepEqual(p.Args, decodeArgs(p.raw))) {
-		return p.raw, nil
+// argumentError reports an argument that does not fit. Its text leaves that of
+// the cause out, which may quote the argument.
+type argumentError struct {
+	class string
+	index int
+	cause error
+}
+
+func (e *argumentError) Error() string {
+	what := fmt.Sprintf("%T", e.cause)
+	var t *json.UnmarshalTypeError
+	if errors.As(e.cause, &t) {
+		kind, _, _ := strings.Cut(t.Value, " ") // "number 300"
+		what = fmt.Sprintf("%s does not fit %v", kind, t.Type)
+		if t.Field != "" {
+			what += " in " + t.Field
+		}
 	}
-	return encodeArgs(p.Args)
+	return fmt.Sprintf("linda: class %q: argument %d: %s", e.class, e.index, what)
+}
+
+func (e *argumentError) Unwrap() error { return e.cause }
+
+// appendArgs appends the arguments as JSON: the bytes that were popped unless
+// Args has been changed since.
+func (p Payload) appendArgs(b []byte) ([]byte, error) {
+	if p.raw != "" && (p.Args == nil || reflect.DeepEqual(p.Args, decodeArgs(p.raw))) {
+		return append(b, p.raw...), nil
+	}
+	return appendArgs(b, p.Args)
 }
 
 // fillArgs decodes the arguments for code that reads Payload.Args.
@@ -168,12 +200,12 @@ func (j *Job) fillArgs() {
 
 // decodeArgs decodes valid JSON as encoding/json does by default, but keeps
 // numbers as json.Number where one of them does not fit a float64.
-func decodeArgs(raw []byte) []any {
+func decodeArgs(raw string) []any {
 	var args, exact []any
-	if json.Unmarshal(raw, &args) == nil {
+	if json.Unmarshal([]byte(raw), &args) == nil {
 		return args
 	}
-	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec := json.NewDecoder(strings.NewReader(raw))
 	dec.UseNumber()
 	_ = dec.Decode(&exact) // raw has been checked to be an array
 	return exact

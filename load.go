@@ -1,6 +1,7 @@
 package linda
 
 import (
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -30,14 +31,16 @@ type load struct {
 	lastTake atomic.Int64 // unix ns when a worker last took a job
 	lastHand atomic.Int64 // unix ns when the workers last got jobs
 	late     atomic.Bool  // a job has waited longer than holdFor
-	spent    atomic.Int64 // since the last look: µs that handlers ran << 20 + how many returned
-	closed   atomic.Bool  // no job is to be fetched for now
+
+	mu       sync.Mutex
+	busy     time.Duration // guarded by mu: how long handlers ran since the last look
+	finished int           // guarded by mu: how many of them returned since
 
 	average float64 // ns a handler runs, 0 if that is not known; the poller's own
 }
 
-func newLoad(workers int, prefetch bool) load {
-	return load{workers: workers, prefetch: prefetch, freed: make(chan struct{}, 1)}
+func newLoad(workers int, prefetch bool) *load {
+	return &load{workers: workers, prefetch: prefetch, freed: make(chan struct{}, 1)}
 }
 
 // room returns how many jobs to fetch, and whether it is enough to be worth an
@@ -52,7 +55,7 @@ func (l *load) room(queued int) (room int, ok bool) {
 	// before it is counted below.
 	l.wakeAt.Store(int64(most - enough))
 	room = most - int(l.held.Load())
-	if room < enough || l.closed.Load() {
+	if room < enough {
 		return 0, false
 	}
 	l.wakeAt.Store(-1)
@@ -65,9 +68,12 @@ func (l *load) ahead() int {
 	if !l.prefetch {
 		return 0
 	}
-	spent := l.spent.Swap(0)
-	if n := spent & (1<<20 - 1); n > 0 {
-		latest := float64(time.Microsecond) * float64(spent>>20) / float64(n)
+	l.mu.Lock()
+	busy, n := l.busy, l.finished
+	l.busy, l.finished = 0, 0
+	l.mu.Unlock()
+	if n > 0 {
+		latest := max(1, float64(busy)/float64(n))
 		if l.average == 0 {
 			l.average = latest
 		}
@@ -105,11 +111,13 @@ func (l *load) take(now, handed time.Time) {
 	}
 }
 
-// ran notes how long a handler ran. Both numbers are in one word, so that they
-// belong together; there is a look for each fetch, and no handler counts for
-// more than a second, so neither overflows.
+// ran notes how long a handler ran. Both numbers change together, or the
+// average would not be one.
 func (l *load) ran(took time.Duration) {
-	l.spent.Add(min(max(took, time.Microsecond), time.Second).Microseconds()<<20 + 1)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.busy += took
+	l.finished++
 }
 
 // free notes that a job is finished.
@@ -117,12 +125,6 @@ func (l *load) free() {
 	if l.held.Add(-1) <= l.wakeAt.Load() {
 		l.wake()
 	}
-}
-
-// close stops fetching, or lets it go on.
-func (l *load) close(closed bool) {
-	l.closed.Store(closed)
-	l.wake()
 }
 
 func (l *load) wake() {

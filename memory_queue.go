@@ -1,6 +1,7 @@
 package linda
 
 import (
+	"cmp"
 	"container/heap"
 	"fmt"
 	"maps"
@@ -23,12 +24,28 @@ func newMemoryStore(name string) *memoryStore {
 	return &memoryStore{name: name, queues: make(map[string]*memoryQueue)}
 }
 
+// unlock ends the use of a queue, and forgets it where nothing is left of it.
+func (s *memoryStore) unlock(queue string) {
+	if s.queues[queue].empty() {
+		delete(s.queues, queue)
+	}
+	s.mu.Unlock()
+}
+
+// leave ends the wait for a queue to change.
+func (s *memoryStore) leave(queue string) {
+	s.mu.Lock()
+	s.queues[queue].waiting--
+	s.unlock(queue)
+}
+
 // memoryJob is a stored job. It is in one of the collections of its queue, or
 // gone.
 type memoryJob struct {
 	body       string
 	deliveries int64     // also the fencing token
 	due        time.Time // when the delay or the reservation ends
+	added      uint64    // orders jobs that are due at the same time
 	index      int       // in its heap
 }
 
@@ -44,6 +61,8 @@ type memoryQueue struct {
 	dead     []*memoryJob
 	keys     map[string]memoryKey
 	wake     chan struct{} // closed when a job is ready or due earlier than before; nil: nobody waits
+	waiting  int           // how many wait
+	added    uint64        // how often a job was added
 }
 
 type memoryKey struct {
@@ -56,8 +75,10 @@ func newMemoryQueue() *memoryQueue {
 }
 
 // empty reports whether the queue can be forgotten.
-func (q *memoryQueue) empty() bool {
-	return q.ready.len()+len(q.delayed)+len(q.reserved)+len(q.dead)+len(q.keys) == 0 && q.wake == nil
+func (q *memoryQueue) empty() bool { return q.jobs()+len(q.keys)+q.waiting == 0 }
+
+func (q *memoryQueue) jobs() int {
+	return q.ready.len() + len(q.delayed) + len(q.reserved) + len(q.dead)
 }
 
 func (q *memoryQueue) changed() <-chan struct{} {
@@ -76,6 +97,8 @@ func (q *memoryQueue) notify() {
 
 // add makes a job READY or DELAYED.
 func (q *memoryQueue) add(m *memoryJob, delay time.Duration) {
+	q.added++
+	m.added = q.added
 	if delay > 0 {
 		m.due = time.Now().Add(delay)
 		heap.Push(&q.delayed, m)
@@ -97,11 +120,12 @@ func (q *memoryQueue) migrate(now time.Time) {
 	}
 }
 
-func (q *memoryQueue) nextDue(now time.Time) time.Duration {
+// nextDue returns the time until the next job is due.
+func (q *memoryQueue) nextDue() time.Duration {
 	next := time.Duration(math.MaxInt64)
 	for _, h := range []dueHeap{q.reserved, q.delayed} {
 		if len(h) > 0 {
-			next = min(next, h[0].due.Sub(now))
+			next = min(next, time.Until(h[0].due))
 		}
 	}
 	return next
@@ -131,13 +155,15 @@ func (q *memoryQueue) heldBy(r *Receipt) *memoryJob {
 	return t.job
 }
 
-func (q *memoryQueue) settle(s *Settlement, r *Receipt) error {
+// settle ends a reservation. It returns the job where that goes to the head of
+// the queue, which is left to putBack.
+func (q *memoryQueue) settle(s *Settlement, r *Receipt) (head *memoryJob, err error) {
 	m := q.heldBy(r)
 	switch {
 	case r.Gone():
 		m = &memoryJob{deliveries: s.Job.head.Deliveries}
 	case m == nil:
-		return ErrNotReserved
+		return nil, ErrNotReserved
 	default:
 		heap.Remove(&q.reserved, m.index)
 	}
@@ -145,7 +171,7 @@ func (q *memoryQueue) settle(s *Settlement, r *Receipt) error {
 		q.unlockKey(s.Job)
 	}
 	if s.Op == OpDelete {
-		return nil
+		return nil, nil
 	}
 	m.body = s.Body()
 	switch {
@@ -153,13 +179,20 @@ func (q *memoryQueue) settle(s *Settlement, r *Receipt) error {
 		m.due = time.Now()
 		q.dead = append(q.dead, m)
 	case s.Unstarted && s.Delay <= 0:
-		m.due = time.Time{}
-		q.ready.pushFront(m)
-		q.notify()
+		return m, nil
 	default:
 		q.add(m, s.Delay)
 	}
-	return nil
+	return nil, nil
+}
+
+// putBack makes jobs READY before all others.
+func (q *memoryQueue) putBack(jobs []*memoryJob) {
+	for _, m := range slices.Backward(jobs) {
+		m.due = time.Time{}
+		q.ready.pushFront(m)
+		q.notify()
+	}
 }
 
 // lockKey takes the unique key of a job that is pushed.
@@ -183,15 +216,15 @@ func (q *memoryQueue) unlockKey(job *Job) {
 	}
 }
 
-// in lists the jobs in a state.
+// in lists the jobs in a state, the next in line first.
 func (q *memoryQueue) in(state State) ([]*memoryJob, error) {
 	switch state {
 	case Ready:
 		return q.ready.list(), nil
 	case Delayed:
-		return slices.Clone(q.delayed), nil
+		return q.delayed.list(), nil
 	case Reserved:
-		return slices.Clone(q.reserved), nil
+		return q.reserved.list(), nil
 	case Dead:
 		return slices.Clone(q.dead), nil
 	}
@@ -221,14 +254,26 @@ func (q *memoryQueue) purge(state State) (int, error) {
 	return len(jobs), nil
 }
 
+// byDue compares jobs by due, and those due at the same time by when they were
+// added.
+func byDue(a, b *memoryJob) int {
+	return cmp.Or(a.due.Compare(b.due), cmp.Compare(a.added, b.added))
+}
+
 // dueHeap orders jobs by due; it implements heap.Interface.
 type dueHeap []*memoryJob
 
 func (h dueHeap) Len() int           { return len(h) }
-func (h dueHeap) Less(i, j int) bool { return h[i].due.Before(h[j].due) }
+func (h dueHeap) Less(i, j int) bool { return byDue(h[i], h[j]) < 0 }
 func (h dueHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
 	h[i].index, h[j].index = i, j
+}
+
+func (h dueHeap) list() []*memoryJob {
+	jobs := slices.Clone(h)
+	slices.SortFunc(jobs, byDue)
+	return jobs
 }
 
 func (h *dueHeap) Push(x any) {

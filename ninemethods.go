@@ -116,10 +116,10 @@ func unbatch(err error) error {
 	return err
 }
 
-// bodyID returns the id in a body that Encode or Settlement.Body made.
+// bodyID returns the id in a body, or nothing where it has no header.
 func bodyID(body []byte) string {
-	text, _, _ := cutHeader(string(body))
-	h, _ := parseHeader(text)
+	var h header
+	_, _ = h.read(string(body))
 	return h.ID
 }
 
@@ -127,7 +127,7 @@ func bodyID(body []byte) string {
 func kicked(queue, body string) string {
 	job, _ := Decode(queue, body)
 	if job.err != nil && job.head.Raw == 1 {
-		return original(body)
+		return string(job.Body())
 	}
 	return job.renewed(job.head.fresh())
 }

@@ -29,7 +29,9 @@ func (r *run) poll() {
 			late = batch
 			return
 		}
-		r.hand(batch)
+		if r.isolate(batch) {
+			r.hand(batch)
+		}
 		switch {
 		case err != nil:
 			r.outage.begins(fetching, sent, err)
@@ -89,6 +91,9 @@ func (r *run) hand(batch []*delivery) {
 // awaitRoom waits until jobs can be started soon, and returns how many; it is
 // not ok once polling has ended.
 func (r *run) awaitRoom() (room int, ok bool) {
+	if room, ok := r.awaitTrial(); room > 0 || !ok {
+		return room, ok
+	}
 	for r.polling.Err() == nil {
 		if r.load.stuck(len(r.jobs)) {
 			r.handBack(nil)

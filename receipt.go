@@ -85,12 +85,16 @@ func (j *Job) Delivered(total int64) { j.head.Deliveries = total }
 // used, and ErrLeaseLost where the reservation is known to be lost.
 func (j *Job) Receipt(b Broker, queue string) (*Receipt, error) {
 	r := j.receipt
-	if r == nil || r.broker != b || r.queue != queue {
+	if !r.from(b, queue) {
 		return nil, ErrNotReserved
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r, r.state.err()
+}
+
+func (r *Receipt) from(b Broker, queue string) bool {
+	return r != nil && r.broker == b && r.queue == queue
 }
 
 func (s receiptState) err() error {
@@ -108,14 +112,14 @@ func (s receiptState) err() error {
 // [Job.Receipt]; without one the caller must carry the settlement out and call
 // [Receipt.End].
 func (s *Settlement) Begin(b Broker, queue string) (*Receipt, error) {
-	r, err := s.Job.Receipt(b, queue)
-	if err != nil {
-		return nil, err
+	r := s.Job.receipt
+	if !r.from(b, queue) {
+		return nil, ErrNotReserved
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.state != held {
-		return nil, r.state.err()
+	if err := r.state.err(); err != nil {
+		return nil, err
 	}
 	r.state = settling
 	asked := *s

@@ -127,19 +127,19 @@ func (r *rig) after(d time.Duration) {
 }
 
 // stop tells Run to stop, and returns its error and how long it took.
-func (r *rig) stop() (error, time.Duration) {
+func (r *rig) stop() (time.Duration, error) {
 	begin := time.Now()
 	r.cancel()
 	err := <-r.stopped
 	took := time.Since(begin)
 	synctest.Wait()
-	return err, took
+	return took, err
 }
 
 // end stops and expects that nothing is left undone.
 func (r *rig) end() {
 	r.t.Helper()
-	if err, _ := r.stop(); err != nil {
+	if _, err := r.stop(); err != nil {
 		r.t.Errorf("stop: %v", err)
 	}
 }

@@ -35,10 +35,10 @@ type run struct {
 	jobs    chan *delivery
 	results chan result
 	gone    chan struct{} // closed when nobody reads results any more
-	load    load
+	load    *load
 	keeper  *keeper
 	outage  outage
-	ward    ward
+	trials  trials
 	workers sync.WaitGroup
 	running []atomic.Pointer[delivery] // what each worker's handler is at
 	pending atomic.Int64               // results that are not settled
@@ -55,7 +55,6 @@ func newRun(ctx context.Context, s Settings, b backend, handlers map[string]Hand
 		jobs:     make(chan *delivery, s.Concurrency+maxPrefetch),
 		results:  make(chan result, s.Concurrency+maxPrefetch),
 		gone:     make(chan struct{}),
-		ward:     newWard(),
 		running:  make([]atomic.Pointer[delivery], s.Concurrency),
 		outage:   outage{log: s.Logger, queue: s.Queue},
 	}
@@ -69,6 +68,7 @@ func newRun(ctx context.Context, s Settings, b backend, handlers map[string]Hand
 // is over.
 func (r *run) run() error {
 	defer r.endWork(ErrStopping)
+	r.tellNotes()
 	calls, endCalls := context.WithCancel(context.Background())
 	defer endCalls()
 	flush := make(chan struct{})
@@ -101,6 +101,15 @@ func (r *run) run() error {
 	await(settled, end)
 	await(kept, end)
 	return r.remains()
+}
+
+// tellNotes logs what the broker wants an operator to know.
+func (r *run) tellNotes() {
+	if g, ok := As[Guarantor](r.backend.Broker); ok {
+		for _, note := range g.Guarantees().Notes {
+			r.settings.Logger.LogAttrs(context.Background(), slog.LevelInfo, "linda: "+note, slog.String("queue", r.settings.Queue))
+		}
+	}
 }
 
 // goes runs f and closes the channel when it has returned.

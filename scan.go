@@ -1,20 +1,22 @@
 package linda
 
 import (
+	"encoding/json"
 	"fmt"
+	"iter"
 	"reflect"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
 
 // checkLimits refuses a body that would be costly to decode. It counts before
-// anything is allocated and needs no valid JSON. The depth is that of the
-// arrays and objects already open where body starts.
-func checkLimits(body string, depth int) error {
+// anything is decoded and needs no valid JSON.
+func checkLimits(body []byte) error {
 	if len(body) > MaxBody {
 		return fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(body), MaxBody)
 	}
-	nested, values := depth, 1
+	depth, nested, values := 0, 0, 1
 	for i := 0; i < len(body); i++ {
 		switch body[i] {
 		case '"':
@@ -41,38 +43,60 @@ func checkLimits(body string, depth int) error {
 	return nil
 }
 
-// members stores the raw values of the wanted members of a valid JSON object.
-// Names are compared exactly; a wanted member that is there twice is an error,
-// since readers disagree about which of them counts.
-func members(object string, wanted map[string]*string) error {
-	i := strings.IndexByte(object, '{') + 1
-	for {
-		i = skipSpace(object, i)
-		if object[i] == '}' {
-			return nil
+// find returns the raw values of the members with these names, in their order,
+// "" for one that is missing. Names are compared exactly; one that is there
+// twice is an error, since readers disagree about which of them counts. For
+// text see members.
+func find(text string, names ...string) (values [3]string, err error) {
+	for name, value := range members(text) {
+		i := slices.Index(names, name)
+		if i < 0 {
+			continue
 		}
-		if object[i] == ',' {
-			i = skipSpace(object, i+1)
+		if values[i] != "" {
+			return values, fmt.Errorf("%w: %s is there twice", ErrBadJob, name)
 		}
-		end := skipString(object, i)
-		var name string
-		if err := unquote(object[i:end], &name); err != nil {
-			return err
-		}
-		i = skipSpace(object, skipSpace(object, end)+1) // over the colon
-		end = skipValue(object, i)
-		if to, ok := wanted[name]; ok {
-			if *to != "" {
-				return fmt.Errorf("%w: %s is there twice", ErrBadJob, name)
+		values[i] = value
+	}
+	return values, nil
+}
+
+// members iterates over the names and raw values of a JSON object, which is
+// valid. The text starts behind the brace that opens it.
+func members(text string) iter.Seq2[string, string] {
+	return func(yield func(name, value string) bool) {
+		for i := skipSpace(text, 0); text[i] != '}'; i = skipSpace(text, i) {
+			if text[i] == ',' {
+				i = skipSpace(text, i+1)
 			}
-			*to = object[i:end]
+			end := skipString(text, i)
+			name, _ := unquote(text[i:end])
+			i = skipSpace(text, skipSpace(text, end)+1) // over the colon
+			end = skipValue(text, i)
+			if !yield(name, text[i:end]) {
+				return
+			}
+			i = end
 		}
-		i = end
 	}
 }
 
-func skipSpace(s string, i int) int {
-	for i < len(s) && strings.IndexByte(jsonSpace, s[i]) >= 0 {
+// unquote decodes a JSON value that is valid, and reports whether it is a
+// string.
+func unquote(value string) (string, bool) {
+	if !strings.HasPrefix(value, `"`) {
+		return "", false
+	}
+	if !strings.Contains(value, `\`) {
+		return value[1 : len(value)-1], true
+	}
+	var s string
+	err := json.Unmarshal([]byte(value), &s)
+	return s, err == nil
+}
+
+func skipSpace[T string | []byte](s T, i int) int {
+	for i < len(s) && (s[i] == ' ' || s[i] == '\t' || s[i] == '\r' || s[i] == '\n') {
 		i++
 	}
 	return i
@@ -80,7 +104,7 @@ func skipSpace(s string, i int) int {
 
 // skipString returns the index behind the string that opens at i, or -1 where
 // it does not end.
-func skipString(s string, i int) int {
+func skipString[T string | []byte](s T, i int) int {
 	for i++; i < len(s); i++ {
 		switch s[i] {
 		case '\\':

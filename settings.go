@@ -90,7 +90,7 @@ func (s Settings) validate() error {
 		}
 	}
 	if err := CheckName(s.Queue); err != nil {
-		faults = append(faults, fmt.Errorf("Settings.Queue: %w", err))
+		faults = append(faults, fmt.Errorf("linda: Settings.Queue: %w", err))
 	}
 	const longest = 365 * 24 * 3600
 	check(s.Timeout == AtMostOnce || 1 <= s.Timeout && s.Timeout <= longest, "Timeout", "1 to 31536000 seconds or AtMostOnce", s.Timeout)
@@ -117,11 +117,11 @@ func (s Settings) interval() time.Duration {
 
 // ExponentialBackoff waits 1 s after the first failure and twice as long after
 // each further one, up to an hour, give or take a quarter so that jobs which
-// failed together do not come back together. 25 attempts take about 14 hours.
+// failed together do not come back together. 25 attempts take about 13 hours.
 func ExponentialBackoff(failures int) time.Duration {
 	wait := time.Hour
 	if failures <= 12 {
-		wait = min(wait, time.Second<<max(0, failures-1))
+		wait = time.Second << (max(failures, 1) - 1)
 	}
 	return time.Duration(float64(wait) * (0.75 + rand.Float64()/2))
 }

@@ -28,15 +28,6 @@ func (r *run) do(slot int, dl *delivery) {
 		r.finish(dl, d, Event{Attempt: dl.job.Attempt(), Err: orReason(dl.job.Err(), d.reason)})
 		return
 	}
-	if r.suspicious(dl.job) {
-		r.runAlone(slot, dl)
-		return
-	}
-	if !r.ward.enter() {
-		r.release(dl, suspectPause)
-		return
-	}
-	defer r.ward.leave()
 	r.runHandler(slot, dl)
 }
 
@@ -64,7 +55,7 @@ func (r *run) runHandler(slot int, dl *delivery) {
 
 // handlerContext returns the context of a handler and what ends it.
 func (r *run) handlerContext(dl *delivery) (context.Context, context.CancelCauseFunc) {
-	ctx, cancel := context.WithCancelCause(r.working)
+	ctx, cancel := context.WithCancelCause(context.WithValue(r.working, jobKey{}, dl.job))
 	dl.begin(cancel)
 	limit := dl.job.TimeLimit
 	if limit <= 0 {

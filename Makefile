@@ -1,0 +1,23 @@
+# Extra flags for go test, such as GOTESTFLAGS='-run Redis -v'.
+GOTESTFLAGS ?=
+# What to check and test, such as PKG=./internal/brokerd.
+PKG ?= ./...
+
+STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: help test check lint
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+test: ## install the servers that the tests need, where missing, and run all tests
+	scripts/install-test-servers
+	LINDA_TEST_REQUIRE=$$(scripts/install-test-servers --list) go test -race -timeout 10m $(GOTESTFLAGS) $(PKG)
+
+check: lint test ## all that must pass before a change is merged: lint, then test
+
+lint: ## formatting, vet, staticcheck, and a tidy go.mod
+	@unformatted=$$(gofmt -l .) && test -z "$$unformatted" || { echo "run gofmt -w on:" $$unformatted; exit 1; }
+	go vet $(PKG)
+	$(STATICCHECK) $(PKG)
+	go mod tidy -diff

@@ -1,0 +1,28 @@
+package linda
+
+// PushRawMemory makes a body READY in a queue of an open memory://store, as a
+// producer that is not linda would if there were one.
+func PushRawMemory(store, queue, body string) {
+	s := memoryStoreOf(store)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.queues[queue] == nil {
+		s.queues[queue] = newMemoryQueue()
+	}
+	s.queues[queue].add(&memoryJob{body: body}, 0)
+}
+
+// HasMemoryQueue reports whether an open memory://store holds anything for a
+// queue.
+func HasMemoryQueue(store, queue string) bool {
+	s := memoryStoreOf(store)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.queues[queue] != nil
+}
+
+func memoryStoreOf(name string) *memoryStore {
+	memoryStores.Lock()
+	defer memoryStores.Unlock()
+	return memoryStores.byName[name]
+}

@@ -1,0 +1,3 @@
+// Package e2e tests linda as its users run it: worker processes on a real
+// server, killed, stopped and started while jobs come in.
+package e2e

@@ -1,0 +1,44 @@
+-- Ends reservations.
+--
+-- KEYS   ready, reserved, delayed, dead, unique
+-- ARGV   the settlements, one after the other:
+--        d member                         delete
+--        r member body delay              release after delay in ms
+--        f member body                    release to the head of the queue
+--        b member body                    bury
+--        u id key                         free the unique key of the settlement before
+--        A member of '' was deleted when it was popped: there is nothing to remove.
+-- Result the numbers, from 1, of the settlements that found no reservation
+
+local clock = redis.call('TIME')
+local now = clock[1] + clock[2] / 1000000
+local count, missed, i = 0, {}, 1
+local held
+
+while i <= #ARGV do
+  local op, member = ARGV[i], ARGV[i + 1]
+  if op == 'u' then
+    local key = ARGV[i + 2]
+    local holder = held and redis.call('HGET', KEYS[5], key)
+    if holder and string.sub(holder, string.find(holder, ' ', 1, true) + 1) == member then
+      redis.call('HDEL', KEYS[5], key)
+    end
+    i = i + 3
+  else
+    count = count + 1
+    held = member == '' or redis.call('ZREM', KEYS[2], member) == 1
+    if not held then
+      missed[#missed + 1] = count
+    elseif op == 'f' then
+      redis.call('LPUSH', KEYS[1], ARGV[i + 2])
+    elseif op == 'b' then
+      redis.call('ZADD', KEYS[4], string.format('%.6f', now), ARGV[i + 2])
+    elseif op == 'r' and tonumber(ARGV[i + 3]) <= 0 then
+      redis.call('RPUSH', KEYS[1], ARGV[i + 2])
+    elseif op == 'r' then
+      redis.call('ZADD', KEYS[3], string.format('%.6f', now + ARGV[i + 3] / 1000), ARGV[i + 2])
+    end
+    i = i + ({d = 2, r = 4, f = 3, b = 3})[op]
+  end
+end
+return missed

@@ -1,0 +1,107 @@
+package linda
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+func (b *redisBroker) Settle(ctx context.Context, queue string, batch []Settlement) error {
+	if err := b.check(ctx, queue); err != nil {
+		return err
+	}
+	errs := make([]error, len(batch))
+	receipts := make([]*Receipt, 0, len(batch))
+	index := make([]int, 0, len(batch)) // of each receipt in the batch
+	soonest := maxDelay
+	for i := range batch {
+		s := &batch[i]
+		r, err := s.Begin(b, queue)
+		if err != nil {
+			errs[i] = err
+			continue
+		}
+		receipts, index = append(receipts, r), append(index, i)
+		if s.Op == OpRelease && s.Delay > 0 {
+			soonest = min(soonest, s.Delay)
+		}
+	}
+	if len(receipts) == 0 {
+		return Batch(errs)
+	}
+	args := make([]any, 0, 2*len(receipts))
+	for n, r := range slices.Backward(receipts) { // so that those put back at the head keep their order
+		args = appendSettlement(args, &batch[index[n]], r)
+	}
+	missed, err := settleScript.Run(ctx, b.client, b.keys(queue), args...).Int64Slice()
+	err = redisError(err)
+	for n, r := range receipts {
+		own := err
+		if err == nil && slices.Contains(missed, int64(len(receipts)-n)) {
+			own = ErrNotReserved
+		}
+		errs[index[n]] = r.End(own)
+	}
+	b.dueIn(queue, soonest)
+	return Batch(errs)
+}
+
+// appendSettlement encodes a settlement for settle.lua.
+func appendSettlement(args []any, s *Settlement, r *Receipt) []any {
+	member := r.Token()
+	if r.Gone() {
+		member = ""
+	}
+	switch {
+	case s.Op == OpDelete:
+		args = append(args, "d", member)
+	case s.Op == OpBury:
+		args = append(args, "b", member, s.Body())
+	case s.Unstarted && s.Delay <= 0:
+		args = append(args, "f", member, s.Body())
+	default:
+		args = append(args, "r", member, s.Body(), milliseconds(s.Delay))
+	}
+	if s.Job.UniqueKey != "" && s.Op != OpRelease {
+		args = append(args, "u", s.Job.ID, s.Job.UniqueKey)
+	}
+	return args
+}
+
+func (b *redisBroker) Touch(ctx context.Context, queue string, lease time.Duration, jobs []*Job) error {
+	if err := b.check(ctx, queue); err != nil {
+		return err
+	}
+	errs := make([]error, len(jobs))
+	var receipts []*Receipt
+	var index []int
+	args := []any{milliseconds(lease)}
+	for i, job := range jobs {
+		r, err := job.Receipt(b, queue)
+		if err != nil {
+			errs[i] = err
+		} else if !r.Gone() {
+			receipts, index = append(receipts, r), append(index, i)
+			args = append(args, r.Token())
+		}
+	}
+	if len(receipts) == 0 {
+		return Batch(errs)
+	}
+	sent := time.Now()
+	missed, err := touchScript.Run(ctx, b.client, []string{reservedKey(queue)}, args...).Int64Slice()
+	if err != nil {
+		return redisError(err)
+	}
+	for n, r := range receipts {
+		if !slices.Contains(missed, int64(n+1)) {
+			r.Extend(sent.Add(lease))
+			continue
+		}
+		errs[index[n]] = ErrNotReserved
+		if r.Lose() {
+			errs[index[n]] = ErrLeaseLost
+		}
+	}
+	return Batch(errs)
+}
