@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"testing"
 	"testing/synctest"
@@ -215,7 +216,7 @@ func TestRunTwiceAtOnceIsAnErrorAndAgainAfterAStopWorks(t *testing.T) {
 
 func TestCloseStopsRunAndIsHarmlessTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d, err := New(Settings{Connection: "memory://", Queue: "q"})
+		d, err := New(Settings{Connection: "memory://", Queue: "q", Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}

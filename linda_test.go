@@ -253,7 +253,6 @@ func TestSecondSignalEndsTheProcess(t *testing.T) {
 func TestNoSecretIsLogged(t *testing.T) {
 	noLeak(t)
 	const password, argument = "Zq7mKx93vWq2", "Jt4hYb81nRp6"
-	linda.RegisterBroker("secretive", func() linda.Broker { return new(secretive) })
 	var log lines
 	dead := make(chan struct{}, 100)
 	d, err := linda.New(linda.Settings{
@@ -312,6 +311,8 @@ func TestNoSecretIsLogged(t *testing.T) {
 		t.Errorf("the log is not what it should be: %s", text)
 	}
 }
+
+func init() { linda.RegisterBroker("secretive", func() linda.Broker { return new(secretive) }) }
 
 // secretive is a memory broker that is opened with a password and fails now
 // and then.
