@@ -56,7 +56,11 @@ func (r *run) isolate(batch []*delivery) (ok bool) {
 	if len(suspects) == 0 || len(batch) == 1 && r.load.held.Load() == 1 && r.pending.Load() == 0 {
 		return true
 	}
-	r.trials = trials{on: true, fetches: len(batch), suspects: len(suspects)}
+	// Where the broker puts what comes back at the head, the suspects are the
+	// next; elsewhere, or if another process has taken them, a few more fetches
+	// must do.
+	most := min(len(batch), 2*len(suspects)+8)
+	r.trials = trials{on: true, fetches: most, suspects: len(suspects)}
 	others := slices.DeleteFunc(batch, r.suspicious)
 	for _, dl := range slices.Backward(append(suspects, others...)) {
 		r.release(dl, 0)
