@@ -193,6 +193,33 @@ func TestRedisKeyOfAnotherTypeIsAnErrorAndChangesNothing(t *testing.T) {
 	})
 }
 
+func TestRedisThatIsFullTakesNoJobsButGivesThem(t *testing.T) {
+	t.Parallel()
+	url := brokerd.Run(t, brokerd.Redis).URL
+	c := redisClient(t, url)
+	b := openBroker(t, url)
+	job := &linda.Job{Payload: linda.Payload{Class: "C"}}
+	require.NoError(t, b.Push(job, "q"))
+	require.NoError(t, b.Later(1, job, "q"))
+	require.NoError(t, c.ConfigSet(t.Context(), "maxmemory", "1").Err())
+	err := b.Push(job, "q")
+	assert.ErrorContains(t, err, "OOM")
+	assert.NotErrorIs(t, err, linda.ErrUnknown)
+	assert.ErrorContains(t, b.Later(1, job, "q"), "OOM")
+
+	first, err := b.Pop("q", 1)
+	require.NoError(t, err)
+	require.NotNil(t, first, "it was ready")
+	time.Sleep(1100 * time.Millisecond)
+	for _, why := range []string{"its delay has ended", "its reservation has ended"} {
+		popped, err := b.Pop("q", 60)
+		require.NoError(t, err)
+		require.NotNil(t, popped, why)
+		require.NoError(t, b.ReleaseWithDelay("q", popped, 60))
+	}
+	assert.EqualValues(t, 2, c.ZCard(t.Context(), "q:delayed").Val())
+}
+
 func TestRedisIdleQueueCostsAtMostTwoCommandsASecond(t *testing.T) {
 	t.Parallel()
 	url := brokerd.Run(t, brokerd.Redis).URL

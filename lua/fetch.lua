@@ -15,6 +15,9 @@
 if redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[3]) == 0 then
   return {-1}
 end
+-- A key of another type is an error here, before anything is changed.
+redis.call('LLEN', KEYS[1])
+redis.call('ZCARD', KEYS[2])
 
 local want, lease, nonce, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local clock = redis.call('TIME')
@@ -27,8 +30,10 @@ for i = 2, 3 do
   local due = redis.call('ZRANGEBYSCORE', KEYS[i], '-inf', string.format('%.6f', now), 'LIMIT', 0, limit)
   for from = 1, #due, chunk do
     local to = math.min(from + chunk - 1, #due)
-    redis.call('RPUSH', KEYS[1], unpack(due, from, to))
+    -- A server that is out of memory refuses RPUSH, but not to a script that
+    -- has begun by removing something. So ZREM is first.
     redis.call('ZREM', KEYS[i], unpack(due, from, to))
+    redis.call('RPUSH', KEYS[1], unpack(due, from, to))
   end
   more = more or #due == limit
 end
