@@ -1,6 +1,9 @@
 package e2e
 
 import (
+	"math/rand/v2"
+	"os"
+	"os/exec"
 	"syscall"
 	"testing"
 	"time"
@@ -75,6 +78,50 @@ func TestNoJobIsLostWhenWorkersAreKilled(t *testing.T) {
 	assert.LessOrEqual(t, again, 2*kills*w.concurrency, "only what a killed worker held ran again")
 	t.Logf("%d jobs, %d kills, %d started again", len(finishes), kills, again)
 	assert.Empty(t, r.keys(), "nothing is left behind")
+}
+
+// TestNoJobIsLostInARowOfKills is the long form, run where LINDA_LONG is set.
+func TestNoJobIsLostInARowOfKills(t *testing.T) {
+	if os.Getenv("LINDA_LONG") == "" {
+		t.Skip("LINDA_LONG is not set")
+	}
+	const jobs, processes, pause = 20_000, 4, 250 * time.Millisecond
+	server := brokerd.Run(t, brokerd.Redis)
+	r := newRig(t, server.URL)
+	for range jobs / 100 {
+		batch := make([]*linda.Job, 100)
+		for i := range batch {
+			batch[i] = job(rand.IntN(20))
+		}
+		require.NoError(t, r.PushBatch(t.Context(), batch))
+	}
+	w := newWorkers(t, server.URL, 8)
+	alive := make([]*exec.Cmd, processes)
+	for i := range alive {
+		alive[i] = w.start(t)
+	}
+	kills := 0
+	for until := time.Now().Add(30 * time.Second); time.Now().Before(until) && r.stats(t).Ready > 0; kills++ {
+		time.Sleep(pause)
+		victim := rand.IntN(processes)
+		require.NoError(t, alive[victim].Process.Kill())
+		_ = alive[victim].Wait()
+		alive[victim] = w.start(t)
+	}
+	assert.Eventually(t, func() bool {
+		s := r.stats(t)
+		return s.Ready+s.Reserved+s.Delayed == 0
+	}, time.Minute, 20*time.Millisecond)
+
+	starts, finishes := w.count(t)
+	assert.Len(t, finishes, jobs)
+	assert.Zero(t, r.stats(t).Dead, "no innocent is dead")
+	again := 0
+	for _, n := range starts {
+		again += n - 1
+	}
+	assert.LessOrEqual(t, again, 2*kills*w.concurrency)
+	t.Logf("%d jobs, %d kills, %d started again", jobs, kills, again)
 }
 
 func TestStopFinishesWhatRunsAndHandsBackTheRest(t *testing.T) {
