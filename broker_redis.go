@@ -32,6 +32,7 @@ type redisBroker struct {
 	notes   []string
 	closed  chan struct{}
 	once    sync.Once // closes closed
+	lines   redisLines
 
 	mu      sync.Mutex
 	waiters map[string]*redisWaiter // by queue; guarded by mu
@@ -77,6 +78,7 @@ func (b *redisBroker) Connect(url *neturl.URL) error {
 	}
 	b.closed = make(chan struct{})
 	b.waiters = make(map[string]*redisWaiter)
+	b.lines.lines = make(map[redisLine][]*waitingPush)
 	b.nonce = strings.ToLower(rand.Text()[:12])
 	b.client = redis.NewClient(options)
 	blocking := *options
@@ -142,6 +144,7 @@ func (b *redisBroker) Close() error {
 		close(b.closed)
 		_ = b.blocker.Close()
 		_ = b.client.Close()
+		b.lines.close()
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		for _, w := range b.waiters {

@@ -1,6 +1,7 @@
 package linda
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -126,6 +127,9 @@ func (d *Dispatcher) PushBatch(ctx context.Context, jobs []*Job) error {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, callLimit)
 		defer cancel()
+	}
+	if len(jobs) == 1 {
+		return backend.push(ctx, cmp.Or(jobs[0].Queue, queue), jobs)
 	}
 	groups := groupByQueue(jobs, queue)
 	if len(groups) == 1 {

@@ -23,6 +23,10 @@ func (b *redisBroker) PushBatch(ctx context.Context, queue string, jobs []*Job) 
 		return err
 	}
 	b.tellApart(jobs, bodies)
+	pushes := make([]redisPush, len(jobs))
+	for i, job := range jobs {
+		pushes[i] = redisPush{delay: job.Delay, body: bodies[i]}
+	}
 	keyed := func(job *Job) bool { return job.UniqueKey != "" }
 	if slices.ContainsFunc(jobs, keyed) {
 		errs := make([]error, len(jobs))
@@ -30,17 +34,19 @@ func (b *redisBroker) PushBatch(ctx context.Context, queue string, jobs []*Job) 
 			if keyed(job) {
 				errs[i] = b.pushUnique(ctx, queue, job, bodies[i])
 			} else {
-				errs[i] = b.push(ctx, queue, jobs[i:i+1], bodies[i:i+1])
+				errs[i] = b.pushTogether(ctx, queue, pushes[i])
 			}
 		}
 		return Batch(errs)
 	}
-	errs := make([]error, 0, len(jobs))
-	for len(jobs) > 0 {
-		n := redisChunk(bodies)
-		err := b.push(ctx, queue, jobs[:n], bodies[:n])
-		errs = append(errs, EachError(err, n)...)
-		jobs, bodies = jobs[n:], bodies[n:]
+	if len(pushes) == 1 {
+		return b.pushTogether(ctx, queue, pushes[0])
+	}
+	errs := make([]error, 0, len(pushes))
+	for len(pushes) > 0 {
+		n := redisChunk(pushes, func(p redisPush) int { return len(p.body) })
+		errs = append(errs, EachError(b.push(ctx, queue, pushes[:n]), n)...)
+		pushes = pushes[n:]
 	}
 	return Batch(errs)
 }
@@ -63,33 +69,38 @@ func (b *redisBroker) token() string {
 	return b.nonce + "." + strconv.FormatUint(b.calls.Add(1), 36)
 }
 
-// redisChunk returns how many bodies to send in one command.
-func redisChunk(bodies [][]byte) int {
+// redisChunk returns how many of the pushes to send in one command.
+func redisChunk[T any](pushes []T, size func(T) int) int {
 	bytes := 0
-	for i, body := range bodies {
-		bytes += len(body)
+	for i, p := range pushes {
+		bytes += size(p)
 		if i > 0 && (bytes > redisPushBytes || i >= redisPushMost) {
 			return i
 		}
 	}
-	return len(bodies)
+	return len(pushes)
 }
 
 // push adds jobs by one command, all or none.
-func (b *redisBroker) push(ctx context.Context, queue string, jobs []*Job, bodies [][]byte) error {
+func (b *redisBroker) push(ctx context.Context, queue string, pushes []redisPush) error {
 	soonest := maxDelay
-	var values, delayed []any
-	for i, body := range bodies {
-		values = append(values, body)
-		delayed = append(delayed, milliseconds(jobs[i].Delay), body)
-		if jobs[i].Delay > 0 {
-			soonest = min(soonest, jobs[i].Delay)
+	for _, p := range pushes {
+		if p.delay > 0 {
+			soonest = min(soonest, p.delay)
 		}
 	}
 	if soonest == maxDelay {
-		return redisError(b.client.RPush(ctx, readyKey(queue), values...).Err())
+		bodies := make([]any, len(pushes))
+		for i, p := range pushes {
+			bodies[i] = p.body
+		}
+		return redisError(b.client.RPush(ctx, readyKey(queue), bodies...).Err())
 	}
-	err := pushScript.Run(ctx, b.client, []string{readyKey(queue), delayedKey(queue)}, delayed...).Err()
+	args := make([]any, 0, 2*len(pushes))
+	for _, p := range pushes {
+		args = append(args, milliseconds(p.delay), p.body)
+	}
+	err := pushScript.Run(ctx, b.client, []string{readyKey(queue), delayedKey(queue)}, args...).Err()
 	b.dueIn(queue, soonest)
 	return redisError(err)
 }

@@ -22,7 +22,6 @@ redis.call('ZCARD', KEYS[2])
 local want, lease, nonce, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
-local space = '^[ \t\r\n]*'
 local most_bytes, chunk = 8388608, 200
 
 local more = false
@@ -38,20 +37,30 @@ for i = 2, 3 do
   more = more or #due == limit
 end
 
+local find, sub, gsub = string.find, string.sub, string.gsub
+local fresh = '^({"linda":{"id":"[^"\\]+","n":)0}'
+local counted = '^[ \t\r\n]*{"linda":{"id":"[^"\\]+","n":(%d+)[,}]'
+
 local function delivered(body, token)
-  local _, last, n = string.find(body, space .. '{"linda":{"id":"[^"\\]+","n":(%d+)')
-  if last and #n <= 15 and string.find(body, '^[,}]', last + 1) then
-    local _, stale = string.find(body, '^,"r":"[^"\\]*"', last + 1)
-    return string.sub(body, 1, last - #n) .. string.format('%d', n + 1)
-      .. ',"r":"' .. token .. '"' .. string.sub(body, (stale or last) + 1)
+  -- Nearly every job, as Push wrote it. This is half of what a fetch costs.
+  local first, is_fresh = gsub(body, fresh, '%11,"r":"' .. token .. '"}')
+  if is_fresh == 1 then
+    return first
+  end
+  local _, last, n = find(body, counted)
+  if last and #n <= 15 then
+    last = last - 1 -- of the digits
+    local _, stale = find(body, '^,"r":"[^"\\]*"', last + 1)
+    return sub(body, 1, last - #n) .. string.format('%d', n + 1)
+      .. ',"r":"' .. token .. '"' .. sub(body, (stale or last) + 1)
   end
   local head = '"linda":{"id":"' .. token .. '","n":1,"r":"' .. token .. '"'
-  local _, brace = string.find(body, space .. '{')
+  local _, brace = find(body, '^[ \t\r\n]*{')
   if not brace then -- not a JSON object: it goes behind one
     return '{' .. head .. ',"raw":1}}' .. body
   end
-  local comma = string.find(body, space .. '}', brace + 1) and '' or ','
-  return string.sub(body, 1, brace) .. head .. '}' .. comma .. string.sub(body, brace + 1)
+  local comma = find(body, '^[ \t\r\n]*}', brace + 1) and '' or ','
+  return sub(body, 1, brace) .. head .. '}' .. comma .. sub(body, brace + 1)
 end
 
 local result, bytes = {0}, 0
