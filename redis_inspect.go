@@ -21,6 +21,7 @@ func (b *redisBroker) Stats(ctx context.Context, queue string) (Stats, error) {
 	ready, delayed := p.LLen(ctx, readyKey(queue)), p.ZCard(ctx, delayedKey(queue))
 	reserved, dead := p.ZCard(ctx, reservedKey(queue)), p.ZCard(ctx, deadKey(queue))
 	if _, err := p.Exec(ctx); err != nil {
+		b.lookAgain(err)
 		return Stats{}, redisError(err)
 	}
 	return Stats{Ready: ready.Val(), Delayed: delayed.Val(), Reserved: reserved.Val(), Dead: dead.Val()}, nil
@@ -37,9 +38,9 @@ func (b *redisBroker) Peek(ctx context.Context, queue string, state State, max i
 	}
 	var bodies []string
 	if state == Ready {
-		bodies, err = b.client.LRange(ctx, key, 0, n-1).Result()
+		bodies, err = b.do(ctx, "LRANGE", key, 0, n-1).StringSlice()
 	} else {
-		bodies, err = b.client.ZRange(ctx, key, 0, n-1).Result()
+		bodies, err = b.do(ctx, "ZRANGE", key, 0, n-1).StringSlice()
 	}
 	if err != nil {
 		return nil, redisError(err)
@@ -70,7 +71,7 @@ func (b *redisBroker) Kick(ctx context.Context, queue string, max int) (int, err
 	if err := b.check(ctx, queue); err != nil {
 		return 0, err
 	}
-	dead, err := b.client.ZRange(ctx, deadKey(queue), 0, int64(bounded(max))-1).Result()
+	dead, err := b.do(ctx, "ZRANGE", deadKey(queue), 0, bounded(max)-1).StringSlice()
 	if err != nil || len(dead) == 0 || max <= 0 {
 		return 0, redisError(err)
 	}
@@ -78,7 +79,7 @@ func (b *redisBroker) Kick(ctx context.Context, queue string, max int) (int, err
 	for _, body := range dead {
 		args = append(args, body, kicked(queue, body))
 	}
-	moved, err := kickScript.Run(ctx, b.client, []string{readyKey(queue), deadKey(queue)}, args...).Int()
+	moved, err := b.run(ctx, kickScript, []string{readyKey(queue), deadKey(queue)}, args...).Int()
 	return moved, redisError(err)
 }
 
@@ -94,7 +95,7 @@ func (b *redisBroker) Purge(ctx context.Context, queue string, state State) (int
 		return 0, errPurgeReserved
 	}
 	for total := 0; ; {
-		reply, err := purgeScript.Run(ctx, b.client, []string{key, uniqueKey(queue)}, redisPushMost).Slice()
+		reply, err := b.run(ctx, purgeScript, []string{key, uniqueKey(queue)}, redisPushMost).Slice()
 		if err != nil {
 			return total, redisError(err)
 		}

@@ -78,7 +78,8 @@ func redisChunk(bodies [][]byte) int {
 // push adds jobs by one command, all or none.
 func (b *redisBroker) push(ctx context.Context, queue string, jobs []*Job, bodies [][]byte) error {
 	soonest := maxDelay
-	var values, delayed []any
+	var delayed []any
+	values := []any{"RPUSH", readyKey(queue)}
 	for i, body := range bodies {
 		values = append(values, body)
 		delayed = append(delayed, milliseconds(jobs[i].Delay), body)
@@ -87,9 +88,9 @@ func (b *redisBroker) push(ctx context.Context, queue string, jobs []*Job, bodie
 		}
 	}
 	if soonest == maxDelay {
-		return redisError(b.client.RPush(ctx, readyKey(queue), values...).Err())
+		return redisError(b.do(ctx, values...).Err())
 	}
-	err := pushScript.Run(ctx, b.client, []string{readyKey(queue), delayedKey(queue)}, delayed...).Err()
+	err := b.run(ctx, pushScript, []string{readyKey(queue), delayedKey(queue)}, delayed...).Err()
 	b.dueIn(queue, soonest)
 	return redisError(err)
 }
@@ -100,7 +101,7 @@ func (b *redisBroker) PushUnique(ctx context.Context, queue string, job *Job) er
 
 func (b *redisBroker) pushUnique(ctx context.Context, queue string, job *Job, body []byte) error {
 	keys := []string{readyKey(queue), delayedKey(queue), uniqueKey(queue)}
-	holder, err := uniqueScript.Run(ctx, b.client, keys, job.UniqueKey, bodyID(body),
+	holder, err := b.run(ctx, uniqueScript, keys, job.UniqueKey, bodyID(body),
 		milliseconds(job.UniqueTTL), milliseconds(job.Delay), body).Text()
 	if err != nil {
 		return redisError(err)
