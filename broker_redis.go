@@ -24,11 +24,12 @@ func init() {
 // redisBroker keeps a queue in the list <queue>, its delayed and reserved jobs
 // in the sorted sets <queue>:delayed and <queue>:reserved by the unix time they
 // are due, its dead ones in <queue>:dead by the time they died, and its unique
-// keys in the hash <queue>:unique. Every change is one script, on the clock of
-// the server.
+// keys in the hash <queue>:unique; on a cluster these are {<queue>}:delayed and
+// so on. Every change is one script, on the clock of the server.
 type redisBroker struct {
 	client  redis.UniversalClient
 	blocker redis.UniversalClient // for what blocks in the server, so that Close can end it; nil where there is none
+	tagged  bool                  // keys are named as on a cluster
 	foreign bool                  // the client is the program's, who closes it
 	repeat  bool                  // the program wants commands of unknown outcome sent again
 	nonce   string                // starts every token, differs between brokers
@@ -68,18 +69,29 @@ var (
 // redisFetchMost is how many jobs one fetch reserves, or moves, at most.
 const redisFetchMost = 1000
 
-func readyKey(queue string) string    { return queue }
-func delayedKey(queue string) string  { return queue + ":delayed" }
-func reservedKey(queue string) string { return queue + ":reserved" }
-func deadKey(queue string) string     { return queue + ":dead" }
-func uniqueKey(queue string) string   { return queue + ":unique" }
+// redisUnique is where the unique keys of a queue are, beside its states.
+const redisUnique State = "unique"
+
+// key names what belongs to a queue. The jobs that are READY have its own
+// name; all else has that name in braces on a cluster, which so keeps it on the
+// same node: a name of a queue has no braces.
+func (b *redisBroker) key(queue string, state State) string {
+	switch {
+	case state == Ready:
+		return queue
+	case b.tagged:
+		return "{" + queue + "}:" + string(state)
+	default:
+		return queue + ":" + string(state)
+	}
+}
 
 func (b *redisBroker) Connect(url *neturl.URL) error {
 	config, err := readRedisURL(url)
 	if err != nil {
 		return err
 	}
-	b.repeat = config.repeat
+	b.repeat, b.tagged = config.repeat, config.cluster || config.hashtag == "always"
 	b.client, b.blocker = config.open(), config.openBlocking()
 	markDials(b.client)
 	if err := b.begin(); err != nil {
@@ -90,9 +102,9 @@ func (b *redisBroker) Connect(url *neturl.URL) error {
 
 // NewRedisBroker returns a broker on a client that the program has already: a
 // *redis.Client, of a single server or by sentinels, or a
-// *redis.ClusterClient. What wraps one of these works too, but looks for jobs
-// every 1.1 s instead of waiting for them; a *redis.Ring gives an error that
-// wraps errors.ErrUnsupported.
+// *redis.ClusterClient. What wraps a *redis.Client works too, but looks for
+// jobs every 1.1 s instead of waiting for them; a *redis.Ring gives an error
+// that wraps errors.ErrUnsupported.
 //
 // The client stays the program's: closing the broker leaves it open, and does
 // not end a call that is under way, which its own timeouts do. For commands
@@ -106,7 +118,8 @@ func NewRedisBroker(client redis.UniversalClient) (Broker, error) {
 	if client == nil {
 		return nil, errors.New("linda: NewRedisBroker needs a client")
 	}
-	b := &redisBroker{client: client, blocker: blockingLike(client), foreign: true}
+	_, cluster := client.(*redis.ClusterClient)
+	b := &redisBroker{client: client, blocker: blockingLike(client), foreign: true, tagged: cluster}
 	if err := b.begin(); err != nil {
 		_ = b.Close()
 		return nil, fmt.Errorf("linda: redis: %w", err)
@@ -259,7 +272,7 @@ func (b *redisBroker) take(ctx context.Context, queue string, max int, lease tim
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
 	defer cancel()
 	sent := time.Now()
-	reply, err := b.run(ctx, fetchScript, []string{readyKey(queue), reservedKey(queue), delayedKey(queue)},
+	reply, err := b.run(ctx, fetchScript, []string{queue, b.key(queue, Reserved), b.key(queue, Delayed)},
 		min(max, redisFetchMost), milliseconds(lease), b.token(), redisFetchMost).Slice()
 	if err != nil {
 		select {
@@ -301,7 +314,7 @@ func (b *redisBroker) free(ctx context.Context, queue string, jobs []*Job) {
 
 // keys are those of settle.lua.
 func (b *redisBroker) keys(queue string) []string {
-	return []string{readyKey(queue), reservedKey(queue), delayedKey(queue), deadKey(queue), uniqueKey(queue)}
+	return []string{queue, b.key(queue, Reserved), b.key(queue, Delayed), b.key(queue, Dead), b.key(queue, redisUnique)}
 }
 
 // check refuses a call before any I/O.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -307,5 +308,18 @@ func TestRedisConforms(t *testing.T) {
 
 // redisKeys lists the keys of a queue, on every master.
 func redisKeys(t testing.TB, c redis.UniversalClient, queue string) []string {
-	return c.Keys(context.Background(), "*"+queue+"*").Val()
+	cluster, ok := c.(*redis.ClusterClient)
+	if !ok {
+		return c.Keys(context.Background(), "*"+queue+"*").Val()
+	}
+	var mu sync.Mutex
+	var keys []string
+	assert.NoError(t, cluster.ForEachMaster(context.Background(), func(ctx context.Context, c *redis.Client) error {
+		found, err := c.Keys(ctx, "*"+queue+"*").Result()
+		mu.Lock()
+		defer mu.Unlock()
+		keys = append(keys, found...)
+		return err
+	}))
+	return keys
 }

@@ -129,3 +129,9 @@ func TestRedisBrokerOnAWrappedClientLooksForJobs(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, jobs, 1)
 }
+
+func TestRedisConformsBySentinels(t *testing.T) {
+	t.Parallel()
+	url := brokerd.RunGroup(t, brokerd.StartRedisSentinel).URL
+	redisConforms(t, openRedis(t, url), func() (linda.Broker, error) { return linda.NewBroker(url) })
+}

@@ -79,7 +79,7 @@ func redisChunk(bodies [][]byte) int {
 func (b *redisBroker) push(ctx context.Context, queue string, jobs []*Job, bodies [][]byte) error {
 	soonest := maxDelay
 	var delayed []any
-	values := []any{"RPUSH", readyKey(queue)}
+	values := []any{"RPUSH", queue}
 	for i, body := range bodies {
 		values = append(values, body)
 		delayed = append(delayed, milliseconds(jobs[i].Delay), body)
@@ -90,7 +90,7 @@ func (b *redisBroker) push(ctx context.Context, queue string, jobs []*Job, bodie
 	if soonest == maxDelay {
 		return redisError(b.do(ctx, values...).Err())
 	}
-	err := b.run(ctx, pushScript, []string{readyKey(queue), delayedKey(queue)}, delayed...).Err()
+	err := b.run(ctx, pushScript, []string{queue, b.key(queue, Delayed)}, delayed...).Err()
 	b.dueIn(queue, soonest)
 	return redisError(err)
 }
@@ -100,7 +100,7 @@ func (b *redisBroker) PushUnique(ctx context.Context, queue string, job *Job) er
 }
 
 func (b *redisBroker) pushUnique(ctx context.Context, queue string, job *Job, body []byte) error {
-	keys := []string{readyKey(queue), delayedKey(queue), uniqueKey(queue)}
+	keys := []string{queue, b.key(queue, Delayed), b.key(queue, redisUnique)}
 	holder, err := b.run(ctx, uniqueScript, keys, job.UniqueKey, bodyID(body),
 		milliseconds(job.UniqueTTL), milliseconds(job.Delay), body).Text()
 	if err != nil {

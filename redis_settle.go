@@ -89,7 +89,7 @@ func (b *redisBroker) Touch(ctx context.Context, queue string, lease time.Durati
 		return Batch(errs)
 	}
 	sent := time.Now()
-	missed, err := b.run(ctx, touchScript, []string{reservedKey(queue)}, args...).Int64Slice()
+	missed, err := b.run(ctx, touchScript, []string{b.key(queue, Reserved)}, args...).Int64Slice()
 	if err != nil {
 		return redisError(err)
 	}

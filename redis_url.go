@@ -26,6 +26,7 @@ type redisConfig struct {
 	cluster  bool   // Addrs are some nodes of a cluster
 	repeat   bool   // a command whose outcome is unknown is sent again
 
+	hashtag                   string // "always": name the keys as on a cluster
 	ca, cert, key, serverName string // TLS
 }
 
@@ -75,6 +76,8 @@ func readRedisURL(url *neturl.URL) (*redisConfig, error) {
 		return nil, badRedisURL("the database is less than 0")
 	case c.cluster && c.DB != 0:
 		return nil, badRedisURL("a cluster has no databases")
+	case c.hashtag != "" && c.hashtag != "always":
+		return nil, badRedisURL("option hashtag is not always")
 	case c.sentinel && c.MasterName == "":
 		return nil, badRedisURL("sentinels need the option master_name")
 	}
@@ -130,8 +133,8 @@ func or(text, otherwise string) string {
 	return text
 }
 
-// options maps the names of the options, which are those of go-redis, to what
-// they set.
+// options maps the names of the options, which are those of go-redis where it
+// has them, to what they set.
 func (c *redisConfig) options(secure bool) map[string]any {
 	options := map[string]any{
 		"username": &c.Username, "password": &c.Password, "client_name": &c.ClientName, "protocol": &c.Protocol,
@@ -144,6 +147,7 @@ func (c *redisConfig) options(secure bool) map[string]any {
 		"conn_max_idle_time": &c.ConnMaxIdleTime, "idle_timeout": &c.ConnMaxIdleTime,
 		"conn_max_lifetime": &c.ConnMaxLifetime, "max_conn_age": &c.ConnMaxLifetime,
 		"conn_max_lifetime_jitter": &c.ConnMaxLifetimeJitter,
+		"hashtag":                  &c.hashtag,
 	}
 	if c.sentinel {
 		options["master_name"] = &c.MasterName

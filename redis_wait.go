@@ -100,7 +100,7 @@ func (w *redisWaiter) close() {
 }
 
 func (w *redisWaiter) blockOnce() {
-	key := readyKey(w.queue)
+	key := w.queue
 	ctx := context.Background()
 	err := w.broker.send(ctx, w.broker.blocker, redis.NewCmd(ctx, "BLMOVE", key, key, "RIGHT", "RIGHT", int(redisBlock/time.Second)))
 	failed := err != nil && !isNil(err)
