@@ -6,9 +6,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"net"
 	neturl "net/url"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,18 +15,25 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-func init() { RegisterBroker("redis", func() Broker { return new(redisBroker) }) }
+func init() {
+	for scheme := range redisSchemes {
+		RegisterBroker(scheme, func() Broker { return new(redisBroker) })
+	}
+}
 
 // redisBroker keeps a queue in the list <queue>, its delayed and reserved jobs
 // in the sorted sets <queue>:delayed and <queue>:reserved by the unix time they
 // are due, its dead ones in <queue>:dead by the time they died, and its unique
-// keys in the hash <queue>:unique. Every change is one script, on the clock of
-// the server.
+// keys in the hash <queue>:unique; on a cluster these are {<queue>}:delayed and
+// so on. Every change is one script, on the clock of the server.
 type redisBroker struct {
-	client  *redis.Client
-	blocker *redis.Client // for what blocks in the server, so that Close can end it
-	nonce   string        // starts every token, differs between brokers
-	calls   atomic.Uint64 // numbers the tokens
+	client  redis.UniversalClient
+	blocker redis.UniversalClient // for what blocks in the server, so that Close can end it; nil where there is none
+	tagged  bool                  // keys are named as on a cluster
+	foreign bool                  // the client is the program's, who closes it
+	repeat  bool                  // the program wants commands of unknown outcome sent again
+	nonce   string                // starts every token, differs between brokers
+	calls   atomic.Uint64         // numbers the tokens
 	notes   []string
 	closed  chan struct{}
 	once    sync.Once // closes closed
@@ -41,84 +46,121 @@ type redisBroker struct {
 var (
 	//go:embed lua/fetch.lua
 	fetchLua    string
-	fetchScript = redis.NewScript(fetchLua)
+	fetchScript = newRedisScript(fetchLua)
 	//go:embed lua/settle.lua
 	settleLua    string
-	settleScript = redis.NewScript(settleLua)
+	settleScript = newRedisScript(settleLua)
 	//go:embed lua/touch.lua
 	touchLua    string
-	touchScript = redis.NewScript(touchLua)
+	touchScript = newRedisScript(touchLua)
 	//go:embed lua/push.lua
 	pushLua    string
-	pushScript = redis.NewScript(pushLua)
+	pushScript = newRedisScript(pushLua)
 	//go:embed lua/unique.lua
 	uniqueLua    string
-	uniqueScript = redis.NewScript(uniqueLua)
+	uniqueScript = newRedisScript(uniqueLua)
 	//go:embed lua/kick.lua
 	kickLua    string
-	kickScript = redis.NewScript(kickLua)
+	kickScript = newRedisScript(kickLua)
 	//go:embed lua/purge.lua
 	purgeLua    string
-	purgeScript = redis.NewScript(purgeLua)
+	purgeScript = newRedisScript(purgeLua)
 )
 
 // redisFetchMost is how many jobs one fetch reserves, or moves, at most.
 const redisFetchMost = 1000
 
-func readyKey(queue string) string    { return queue }
-func delayedKey(queue string) string  { return queue + ":delayed" }
-func reservedKey(queue string) string { return queue + ":reserved" }
-func deadKey(queue string) string     { return queue + ":dead" }
-func uniqueKey(queue string) string   { return queue + ":unique" }
+// redisUnique is where the unique keys of a queue are, beside its states.
+const redisUnique State = "unique"
+
+// key names what belongs to a queue. The jobs that are READY have its own
+// name; all else has that name in braces on a cluster, which so keeps it on the
+// same node: a name of a queue has no braces.
+func (b *redisBroker) key(queue string, state State) string {
+	switch {
+	case state == Ready:
+		return queue
+	case b.tagged:
+		return "{" + queue + "}:" + string(state)
+	default:
+		return queue + ":" + string(state)
+	}
+}
 
 func (b *redisBroker) Connect(url *neturl.URL) error {
-	options, err := redisOptions(url)
+	config, err := readRedisURL(url)
 	if err != nil {
 		return err
 	}
+	b.repeat, b.tagged = config.repeat, config.cluster || config.hashtag == "always"
+	b.client, b.blocker = config.open(), config.openBlocking()
+	markDials(b.client)
+	if err := b.begin(); err != nil {
+		return fmt.Errorf("linda: redis %s: %w", strings.Join(config.Addrs, ","), err)
+	}
+	return nil
+}
+
+// NewRedisBroker returns a broker on a client that the program has already: a
+// *redis.Client, of a single server or by sentinels, or a
+// *redis.ClusterClient. What wraps a *redis.Client works too, but looks for
+// jobs every 1.1 s instead of waiting for them; a *redis.Ring gives an error
+// that wraps errors.ErrUnsupported.
+//
+// The client stays the program's: closing the broker leaves it open, and does
+// not end a call that is under way, which its own timeouts do. For commands
+// that wait, the broker opens one connection more for each queue, by the same
+// options. linda asks for no repetition of commands whose outcome is unknown,
+// whatever MaxRetries is.
+func NewRedisBroker(client redis.UniversalClient) (Broker, error) {
+	if _, ring := client.(*redis.Ring); ring {
+		return nil, fmt.Errorf("linda: redis: a ring has no place for a whole queue: %w", errors.ErrUnsupported)
+	}
+	if client == nil {
+		return nil, errors.New("linda: NewRedisBroker needs a client")
+	}
+	_, cluster := client.(*redis.ClusterClient)
+	b := &redisBroker{client: client, blocker: blockingLike(client), foreign: true, tagged: cluster}
+	if err := b.begin(); err != nil {
+		_ = b.Close()
+		return nil, fmt.Errorf("linda: redis: %w", err)
+	}
+	return b, nil
+}
+
+// blockingLike returns a client with the options of another, for commands that
+// wait in the server; nil for a client of unknown type.
+func blockingLike(client redis.UniversalClient) redis.UniversalClient {
+	switch c := client.(type) {
+	case *redis.Client:
+		options := *c.Options()
+		options.ReadTimeout, options.MinIdleConns, options.PipelinePoolSize = redisBlock+callLimit, 0, -1
+		return redis.NewClient(&options)
+	case *redis.ClusterClient:
+		options := *c.Options()
+		options.ReadTimeout, options.MinIdleConns, options.PipelinePoolSize = redisBlock+callLimit, 0, -1
+		return redis.NewClusterClient(&options)
+	}
+	return nil
+}
+
+// begin checks that the server answers.
+func (b *redisBroker) begin() error {
 	b.closed = make(chan struct{})
 	b.waiters = make(map[string]*redisWaiter)
 	b.lines.lines = make(map[redisLine][]*waitingPush)
 	b.nonce = strings.ToLower(rand.Text()[:12])
-	b.client = redis.NewClient(options)
-	blocking := *options
-	blocking.ReadTimeout = redisBlock + callLimit
-	blocking.MinIdleConns = 0
-	b.blocker = redis.NewClient(&blocking)
-
 	ctx, cancel := context.WithTimeout(context.Background(), callLimit)
 	defer cancel()
-	if err := b.client.Ping(ctx).Err(); err != nil {
-		return fmt.Errorf("linda: redis %s: %w", options.Addr, err)
+	if err := b.do(ctx, "PING").Err(); err != nil {
+		return err
 	}
 	b.notes = redisNotes(ctx, b.client)
 	return nil
 }
 
-// redisOptions reads a URL redis://[user:password@]host[:port][/db][?options],
-// with the options of go-redis.
-func redisOptions(url *neturl.URL) (*redis.Options, error) {
-	options, err := redis.ParseURL(url.String())
-	if err != nil {
-		// The text may quote the URL; go-redis marks what it refuses.
-		reason := "host, database or an option is wrong"
-		if _, unknown, found := strings.Cut(err.Error(), "unexpected option: "); found {
-			reason = "unknown option " + strconv.Quote(clip(unknown))
-		}
-		return nil, fmt.Errorf("%w: redis: %s", ErrBadURL, reason)
-	}
-	options.ContextTimeoutEnabled = true
-	options.DialerRetries = 1 // linda tries again itself, with its own backoff
-	if !url.Query().Has("max_retries") {
-		// A command that is sent again may be carried out twice. What can be
-		// repeated is repeated by linda.
-		options.MaxRetries = -1
-	}
-	return options, nil
-}
-
 // redisNotes tells what an operator should know about the server's settings.
-func redisNotes(ctx context.Context, c *redis.Client) []string {
+func redisNotes(ctx context.Context, c redis.UniversalClient) []string {
 	var notes []string
 	get := func(name string) string {
 		values, err := c.ConfigGet(ctx, name).Result()
@@ -142,8 +184,12 @@ func (b *redisBroker) Close() error {
 	}
 	b.once.Do(func() {
 		close(b.closed)
-		_ = b.blocker.Close()
-		_ = b.client.Close()
+		if b.blocker != nil {
+			_ = b.blocker.Close()
+		}
+		if !b.foreign {
+			_ = b.client.Close()
+		}
 		b.lines.close()
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -229,7 +275,7 @@ func (b *redisBroker) take(ctx context.Context, queue string, max int, lease tim
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
 	defer cancel()
 	sent := time.Now()
-	reply, err := fetchScript.Run(ctx, b.client, []string{readyKey(queue), reservedKey(queue), delayedKey(queue)},
+	reply, err := b.run(ctx, fetchScript, []string{queue, b.key(queue, Reserved), b.key(queue, Delayed)},
 		min(max, redisFetchMost), milliseconds(lease), b.token(), redisFetchMost).Slice()
 	if err != nil {
 		select {
@@ -265,13 +311,13 @@ func (b *redisBroker) free(ctx context.Context, queue string, jobs []*Job) {
 		}
 	}
 	if len(args) > 0 { // a key that stays held is bounded by its TTL, and visible
-		_ = settleScript.Run(ctx, b.client, b.keys(queue), args...).Err()
+		_ = b.run(ctx, settleScript, b.keys(queue), args...).Err()
 	}
 }
 
 // keys are those of settle.lua.
 func (b *redisBroker) keys(queue string) []string {
-	return []string{readyKey(queue), reservedKey(queue), delayedKey(queue), deadKey(queue), uniqueKey(queue)}
+	return []string{queue, b.key(queue, Reserved), b.key(queue, Delayed), b.key(queue, Dead), b.key(queue, redisUnique)}
 }
 
 // check refuses a call before any I/O.
@@ -284,22 +330,6 @@ func (b *redisBroker) check(ctx context.Context, queue string) error {
 		return ErrClosed
 	default:
 		return ctx.Err()
-	}
-}
-
-// redisError tells what an error of go-redis means for the caller.
-func redisError(err error) error {
-	var reply redis.Error
-	var dial *net.OpError
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, redis.ErrClosed):
-		return ErrClosed
-	case errors.As(err, &reply), errors.Is(err, redis.ErrPoolTimeout), errors.As(err, &dial) && dial.Op == "dial":
-		return fmt.Errorf("linda: redis: %w", err) // it was not carried out
-	default:
-		return fmt.Errorf("linda: redis: %w: %w", ErrUnknown, err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,7 +16,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/amlun/linda"
-	"github.com/amlun/linda/brokertest"
 	"github.com/amlun/linda/internal/brokerd"
 )
 
@@ -329,18 +329,24 @@ func TestRedisThatIsNotThereIsToldAtOnce(t *testing.T) {
 func TestRedisConforms(t *testing.T) {
 	t.Parallel()
 	onRedis(t, func(t *testing.T, url string, c *redis.Client) {
-		brokertest.Run(t, brokertest.Harness{
-			Open: func(t testing.TB) linda.Broker {
-				b, err := linda.NewBroker(url)
-				require.NoError(t, err)
-				return b
-			},
-			RawPush: func(t testing.TB, queue string, body []byte) error {
-				return c.RPush(t.Context(), queue, body).Err()
-			},
-			Keys: func(t testing.TB, queue string) []string {
-				return c.Keys(context.Background(), queue+"*").Val()
-			},
-		})
+		redisConforms(t, c, func() (linda.Broker, error) { return linda.NewBroker(url) })
 	})
+}
+
+// redisKeys lists the keys of a queue, on every master.
+func redisKeys(t testing.TB, c redis.UniversalClient, queue string) []string {
+	cluster, ok := c.(*redis.ClusterClient)
+	if !ok {
+		return c.Keys(context.Background(), "*"+queue+"*").Val()
+	}
+	var mu sync.Mutex
+	var keys []string
+	assert.NoError(t, cluster.ForEachMaster(context.Background(), func(ctx context.Context, c *redis.Client) error {
+		found, err := c.Keys(ctx, "*"+queue+"*").Result()
+		mu.Lock()
+		defer mu.Unlock()
+		keys = append(keys, found...)
+		return err
+	}))
+	return keys
 }

@@ -1,5 +1,11 @@
 package linda
 
+import (
+	neturl "net/url"
+
+	"github.com/redis/go-redis/v9"
+)
+
 // PushRawMemory makes a body READY in a queue of an open memory://store, as a
 // producer that is not linda would if there were one.
 func PushRawMemory(store, queue, body string) {
@@ -25,4 +31,17 @@ func memoryStoreOf(name string) *memoryStore {
 	memoryStores.Lock()
 	defer memoryStores.Unlock()
 	return memoryStores.byName[name]
+}
+
+// OpenRedis opens a client of go-redis by a URL of linda's.
+func OpenRedis(url string) (redis.UniversalClient, error) {
+	u, err := neturl.Parse(url)
+	if err != nil {
+		return nil, err
+	}
+	config, err := readRedisURL(u)
+	if err != nil {
+		return nil, err
+	}
+	return config.open(), nil
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -18,9 +19,10 @@ func (b *redisBroker) Stats(ctx context.Context, queue string) (Stats, error) {
 		return Stats{}, err
 	}
 	p := b.client.Pipeline()
-	ready, delayed := p.LLen(ctx, readyKey(queue)), p.ZCard(ctx, delayedKey(queue))
-	reserved, dead := p.ZCard(ctx, reservedKey(queue)), p.ZCard(ctx, deadKey(queue))
+	ready, delayed := p.LLen(ctx, queue), p.ZCard(ctx, b.key(queue, Delayed))
+	reserved, dead := p.ZCard(ctx, b.key(queue, Reserved)), p.ZCard(ctx, b.key(queue, Dead))
 	if _, err := p.Exec(ctx); err != nil {
+		b.lookAgain(err)
 		return Stats{}, redisError(err)
 	}
 	return Stats{Ready: ready.Val(), Delayed: delayed.Val(), Reserved: reserved.Val(), Dead: dead.Val()}, nil
@@ -30,16 +32,16 @@ func (b *redisBroker) Peek(ctx context.Context, queue string, state State, max i
 	if err := b.check(ctx, queue); err != nil {
 		return nil, err
 	}
-	key, err := stateKey(queue, state)
+	key, err := b.stateKey(queue, state)
 	n := int64(bounded(max))
 	if err != nil || n == 0 {
 		return nil, err
 	}
 	var bodies []string
 	if state == Ready {
-		bodies, err = b.client.LRange(ctx, key, 0, n-1).Result()
+		bodies, err = b.do(ctx, "LRANGE", key, 0, n-1).StringSlice()
 	} else {
-		bodies, err = b.client.ZRange(ctx, key, 0, n-1).Result()
+		bodies, err = b.do(ctx, "ZRANGE", key, 0, n-1).StringSlice()
 	}
 	if err != nil {
 		return nil, redisError(err)
@@ -52,16 +54,10 @@ func (b *redisBroker) Peek(ctx context.Context, queue string, state State, max i
 	return jobs, nil
 }
 
-func stateKey(queue string, state State) (string, error) {
+func (b *redisBroker) stateKey(queue string, state State) (string, error) {
 	switch state {
-	case Ready:
-		return readyKey(queue), nil
-	case Delayed:
-		return delayedKey(queue), nil
-	case Reserved:
-		return reservedKey(queue), nil
-	case Dead:
-		return deadKey(queue), nil
+	case Ready, Delayed, Reserved, Dead:
+		return b.key(queue, state), nil
 	}
 	return "", fmt.Errorf("linda: unknown state %q", state)
 }
@@ -70,7 +66,7 @@ func (b *redisBroker) Kick(ctx context.Context, queue string, max int) (int, err
 	if err := b.check(ctx, queue); err != nil {
 		return 0, err
 	}
-	dead, err := b.client.ZRange(ctx, deadKey(queue), 0, int64(bounded(max))-1).Result()
+	dead, err := b.do(ctx, "ZRANGE", b.key(queue, Dead), 0, bounded(max)-1).StringSlice()
 	if err != nil || len(dead) == 0 || max <= 0 {
 		return 0, redisError(err)
 	}
@@ -78,7 +74,7 @@ func (b *redisBroker) Kick(ctx context.Context, queue string, max int) (int, err
 	for _, body := range dead {
 		args = append(args, body, kicked(queue, body))
 	}
-	moved, err := kickScript.Run(ctx, b.client, []string{readyKey(queue), deadKey(queue)}, args...).Int()
+	moved, err := b.run(ctx, kickScript, []string{queue, b.key(queue, Dead)}, args...).Int()
 	return moved, redisError(err)
 }
 
@@ -86,7 +82,7 @@ func (b *redisBroker) Purge(ctx context.Context, queue string, state State) (int
 	if err := b.check(ctx, queue); err != nil {
 		return 0, err
 	}
-	key, err := stateKey(queue, state)
+	key, err := b.stateKey(queue, state)
 	if err != nil {
 		return 0, err
 	}
@@ -94,7 +90,7 @@ func (b *redisBroker) Purge(ctx context.Context, queue string, state State) (int
 		return 0, errPurgeReserved
 	}
 	for total := 0; ; {
-		reply, err := purgeScript.Run(ctx, b.client, []string{key, uniqueKey(queue)}, redisPushMost).Slice()
+		reply, err := b.run(ctx, purgeScript, []string{key, b.key(queue, redisUnique)}, redisPushMost).Slice()
 		if err != nil {
 			return total, redisError(err)
 		}
@@ -113,38 +109,64 @@ func (b *redisBroker) Purge(ctx context.Context, queue string, state State) (int
 	}
 }
 
-// Queues scans the keys of the database, a thousand at a time, for lists and
-// sorted sets whose names are those of a queue. A list of another program that
-// is named like a queue is taken for one.
+// Queues scans the keys of the database, a thousand at a time and on every
+// master, for lists and sorted sets whose names are those of a queue. A list of
+// another program that is named like a queue is taken for one.
 func (b *redisBroker) Queues(ctx context.Context) ([]string, error) {
-	names := make(map[string]bool)
-	err := b.scan(ctx, "list", func(key string) {
-		if CheckName(key) == nil {
-			names[key] = true
-		}
-	})
-	if err != nil {
-		return nil, err
-	}
-	err = b.scan(ctx, "zset", func(key string) {
-		queue, state, _ := strings.Cut(key, ":")
-		if of, err := stateKey(queue, State(state)); err == nil && of == key && CheckName(queue) == nil {
-			names[queue] = true
-		}
-	})
-	return slices.Sorted(maps.Keys(names)), err
-}
-
-func (b *redisBroker) scan(ctx context.Context, kind string, see func(key string)) error {
 	select {
 	case <-b.closed:
-		return ErrClosed
+		return nil, ErrClosed
 	default:
 	}
+	var mu sync.Mutex // guards names
+	names := make(map[string]bool)
+	look := func(ctx context.Context, c redis.UniversalClient) error {
+		for _, kind := range []string{"list", "zset"} {
+			err := scanRedis(ctx, c, kind, func(key string) {
+				mu.Lock()
+				defer mu.Unlock()
+				if queue, ok := b.queueOf(key, kind); ok {
+					names[queue] = true
+				}
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	err := onMasters(ctx, b.client, look)
+	if err != nil {
+		b.lookAgain(err)
+		return nil, redisError(err)
+	}
+	return slices.Sorted(maps.Keys(names)), nil
+}
+
+// queueOf returns the queue whose jobs are in the key of a type, if it is one.
+func (b *redisBroker) queueOf(key, kind string) (queue string, ok bool) {
+	if kind == "list" {
+		return key, CheckName(key) == nil
+	}
+	queue, state, _ := strings.Cut(key, ":")
+	queue = strings.Trim(queue, "{}")
+	own, err := b.stateKey(queue, State(state))
+	return queue, err == nil && own == key && CheckName(queue) == nil
+}
+
+// onMasters calls look on the server, or on every master of a cluster, side by side.
+func onMasters(ctx context.Context, c redis.UniversalClient, look func(context.Context, redis.UniversalClient) error) error {
+	if cluster, ok := c.(*redis.ClusterClient); ok {
+		return cluster.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return look(ctx, c) })
+	}
+	return look(ctx, c)
+}
+
+func scanRedis(ctx context.Context, c redis.UniversalClient, kind string, see func(key string)) error {
 	for cursor := uint64(0); ; {
-		keys, next, err := b.client.ScanType(ctx, cursor, "*", 1000, kind).Result()
+		keys, next, err := c.ScanType(ctx, cursor, "*", 1000, kind).Result()
 		if err != nil {
-			return redisError(err)
+			return err
 		}
 		for _, key := range keys {
 			see(key)

@@ -90,17 +90,17 @@ func (b *redisBroker) push(ctx context.Context, queue string, pushes []redisPush
 		}
 	}
 	if soonest == maxDelay {
-		bodies := make([]any, len(pushes))
-		for i, p := range pushes {
-			bodies[i] = p.body
+		args := append(make([]any, 0, 2+len(pushes)), "RPUSH", queue)
+		for _, p := range pushes {
+			args = append(args, p.body)
 		}
-		return redisError(b.client.RPush(ctx, readyKey(queue), bodies...).Err())
+		return redisError(b.do(ctx, args...).Err())
 	}
 	args := make([]any, 0, 2*len(pushes))
 	for _, p := range pushes {
 		args = append(args, milliseconds(p.delay), p.body)
 	}
-	err := pushScript.Run(ctx, b.client, []string{readyKey(queue), delayedKey(queue)}, args...).Err()
+	err := b.run(ctx, pushScript, []string{queue, b.key(queue, Delayed)}, args...).Err()
 	b.dueIn(queue, soonest)
 	return redisError(err)
 }
@@ -110,8 +110,8 @@ func (b *redisBroker) PushUnique(ctx context.Context, queue string, job *Job) er
 }
 
 func (b *redisBroker) pushUnique(ctx context.Context, queue string, job *Job, body []byte) error {
-	keys := []string{readyKey(queue), delayedKey(queue), uniqueKey(queue)}
-	holder, err := uniqueScript.Run(ctx, b.client, keys, job.UniqueKey, bodyID(body),
+	keys := []string{queue, b.key(queue, Delayed), b.key(queue, redisUnique)}
+	holder, err := b.run(ctx, uniqueScript, keys, job.UniqueKey, bodyID(body),
 		milliseconds(job.UniqueTTL), milliseconds(job.Delay), body).Text()
 	if err != nil {
 		return redisError(err)

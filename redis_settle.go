@@ -33,7 +33,7 @@ func (b *redisBroker) Settle(ctx context.Context, queue string, batch []Settleme
 	for n, r := range slices.Backward(receipts) { // so that those put back at the head keep their order
 		args = appendSettlement(args, &batch[index[n]], r)
 	}
-	missed, err := settleScript.Run(ctx, b.client, b.keys(queue), args...).Int64Slice()
+	missed, err := b.run(ctx, settleScript, b.keys(queue), args...).Int64Slice()
 	err = redisError(err)
 	for n, r := range receipts {
 		own := err
@@ -89,7 +89,7 @@ func (b *redisBroker) Touch(ctx context.Context, queue string, lease time.Durati
 		return Batch(errs)
 	}
 	sent := time.Now()
-	missed, err := touchScript.Run(ctx, b.client, []string{reservedKey(queue)}, args...).Int64Slice()
+	missed, err := b.run(ctx, touchScript, []string{b.key(queue, Reserved)}, args...).Int64Slice()
 	if err != nil {
 		return redisError(err)
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 const (
@@ -82,7 +84,7 @@ func (w *redisWaiter) wait(ctx context.Context, news <-chan struct{}, due time.D
 func (w *redisWaiter) block() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.closed && !w.blocked && time.Now().After(w.rest) {
+	if w.broker.blocker != nil && !w.closed && !w.blocked && time.Now().After(w.rest) {
 		w.blocked = true
 		w.blocking.Go(w.blockOnce)
 	}
@@ -98,8 +100,9 @@ func (w *redisWaiter) close() {
 }
 
 func (w *redisWaiter) blockOnce() {
-	key := readyKey(w.queue)
-	err := w.broker.blocker.Do(context.Background(), "BLMOVE", key, key, "RIGHT", "RIGHT", int(redisBlock/time.Second)).Err()
+	key := w.queue
+	ctx := context.Background()
+	err := w.broker.send(ctx, w.broker.blocker, redis.NewCmd(ctx, "BLMOVE", key, key, "RIGHT", "RIGHT", int(redisBlock/time.Second)))
 	failed := err != nil && !isNil(err)
 	w.mu.Lock()
 	defer w.mu.Unlock()

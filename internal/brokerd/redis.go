@@ -25,14 +25,18 @@ var Redis = Kind{
 }
 
 func redisCommand(ctx context.Context, s setup) (*exec.Cmd, error) {
-	args := []string{
+	return redisCommandWith(ctx, s, "--port", strconv.Itoa(s.ports[0]))
+}
+
+// redisCommandWith puts the arguments that differ between kinds of Redis before those of the caller.
+func redisCommandWith(ctx context.Context, s setup, own ...string) (*exec.Cmd, error) {
+	args := append([]string{
 		"--bind", "127.0.0.1",
-		"--port", strconv.Itoa(s.ports[0]),
 		"--dir", s.dir,
 		"--save", "",
 		"--appendonly", "yes",
 		"--appendfsync", "everysec",
-	}
+	}, own...)
 	version, err := exec.CommandContext(ctx, s.binary, "--version").Output()
 	if err != nil {
 		return nil, err
@@ -61,6 +65,10 @@ func redisReady(ctx context.Context, s setup, pid int) error {
 	if err != nil {
 		return err
 	}
+	return redisReadyOn(ctx, conn, s, pid)
+}
+
+func redisReadyOn(ctx context.Context, conn net.Conn, s setup, pid int) error {
 	defer conn.Close()
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = conn.SetDeadline(deadline)
