@@ -172,6 +172,8 @@ var (
 	ErrBadName = errors.New("linda: bad queue name")
 	// ErrBadJob means that a job cannot be encoded, or a body is not a job.
 	ErrBadJob = errors.New("linda: bad job")
+	// ErrBadSpec means that the spec of a schedule cannot be read.
+	ErrBadSpec = errors.New("linda: bad schedule spec")
 	// ErrBadURL means that a connection URL is wrong.
 	ErrBadURL = errors.New("linda: bad connection URL")
 	// ErrClosed means that the broker or the dispatcher is closed.
