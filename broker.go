@@ -13,8 +13,8 @@ import (
 
 // Broker is what a queue service must offer so that linda can run on it. The
 // nine methods are enough; a broker that can do more says so by implementing
-// [Fetcher], [BatchPusher], [Settler], [Toucher], [Inspector], [Uniquer] or
-// [Guarantor], and linda emulates what is missing.
+// [Fetcher], [BatchPusher], [Settler], [Toucher], [Inspector], [Uniquer],
+// [Ticker] or [Guarantor], and linda emulates what is missing.
 //
 // Times are whole seconds; a negative delay means no delay. A broker is safe
 // for concurrent use. None of the methods takes a context, so each returns
@@ -110,6 +110,39 @@ type Uniquer interface {
 	PushUnique(ctx context.Context, queue string, job *Job) error
 }
 
+// Ticker is a [Broker] that remembers which ticks of a schedule were pushed,
+// so that each is pushed once by whatever number of processes. Without it
+// [Dispatcher.Schedule] gives an error that wraps [errors.ErrUnsupported].
+type Ticker interface {
+	// Tick adds the job of each tick whose time has come on the broker's
+	// clock, unless this tick of the schedule or a later one was pushed
+	// before, by anybody, and remembers it as the last one; both happen or
+	// neither does. A tick whose job has a unique key that is held is
+	// remembered, its job not added. Job.Delay counts for nothing.
+	//
+	// A tick without a job begins its schedule: where none of that name is
+	// known, or one with another spec, now is remembered as its last tick.
+	//
+	// It returns what became of the ticks, one by one, and the broker's clock,
+	// also for no ticks at all. After an error some may have been pushed; to
+	// ask again is safe.
+	Tick(ctx context.Context, queue string, ticks []Tick) (done []Ticked, now time.Time, err error)
+}
+
+// Tick is one moment of a schedule, in whole milliseconds, with its job.
+type Tick struct {
+	Schedule string // its name, within the queue; see CheckName
+	Spec     string // any text without a line break; when it changes, the schedule begins anew
+	At       time.Time
+	Job      *Job // nil: begin the schedule
+}
+
+// Ticked is what became of a [Tick].
+type Ticked struct {
+	Pushed bool      // this call added the job
+	Last   time.Time // the schedule's last tick, as it is remembered now; zero if it is not known
+}
+
 // Guarantor is a [Broker] that tells what it promises.
 type Guarantor interface {
 	Guarantees() Guarantees
@@ -166,12 +199,14 @@ var (
 	ErrTooLarge = errors.New("linda: job too large")
 	// ErrDelayTooLong means that a delay is longer than the broker can hold.
 	ErrDelayTooLong = errors.New("linda: delay too long")
-	// ErrBadName means that a queue's name is not one that every broker takes:
-	// a letter or digit, then up to 59 letters, digits, dots, underscores or
-	// hyphens.
-	ErrBadName = errors.New("linda: bad queue name")
+	// ErrBadName means that the name of a queue, or of a schedule, is not one
+	// that every broker takes: a letter or digit, then up to 59 letters,
+	// digits, dots, underscores or hyphens.
+	ErrBadName = errors.New("linda: bad name")
 	// ErrBadJob means that a job cannot be encoded, or a body is not a job.
 	ErrBadJob = errors.New("linda: bad job")
+	// ErrBadSpec means that the spec of a schedule cannot be read.
+	ErrBadSpec = errors.New("linda: bad schedule spec")
 	// ErrBadURL means that a connection URL is wrong.
 	ErrBadURL = errors.New("linda: bad connection URL")
 	// ErrClosed means that the broker or the dispatcher is closed.

@@ -23,6 +23,7 @@ type whole interface {
 	linda.Toucher
 	linda.Inspector
 	linda.Uniquer
+	linda.Ticker
 	linda.Guarantor
 }
 
@@ -51,6 +52,8 @@ var mutants = []struct {
 	{"forgets-reasons", "attempts", func(b whole) linda.Broker { return forgetsReasons{b} }},
 	{"deletes-the-buried", "bury", func(b whole) linda.Broker { return deletesTheBuried{b} }},
 	{"keys-for-ever", "unique-ttl", func(b whole) linda.Broker { return keysForEver{b} }},
+	{"ticks-again", "tick", func(b whole) linda.Broker { return ticksAgain{b} }},
+	{"ticks-early", "tick-early", func(b whole) linda.Broker { return ticksEarly{b} }},
 	{"never-closes", "closed", func(b whole) linda.Broker { return neverCloses{b} }},
 }
 
@@ -354,3 +357,29 @@ func (b keysForEver) PushUnique(ctx context.Context, queue string, job *linda.Jo
 type neverCloses struct{ whole }
 
 func (b neverCloses) Close() error { return nil }
+
+// ticksAgain pushes whatever tick it is asked for.
+type ticksAgain struct{ whole }
+
+func (b ticksAgain) Tick(ctx context.Context, queue string, ticks []linda.Tick) ([]linda.Ticked, time.Time, error) {
+	done, now, err := b.whole.Tick(ctx, queue, ticks)
+	for i := range done {
+		if !done[i].Pushed && ticks[i].Job != nil && !ticks[i].At.After(now) {
+			done[i].Pushed = b.PushBatch(ctx, queue, []*linda.Job{ticks[i].Job}) == nil
+		}
+	}
+	return done, now, err
+}
+
+// ticksEarly goes by a clock that is ahead.
+type ticksEarly struct{ whole }
+
+func (b ticksEarly) Tick(ctx context.Context, queue string, ticks []linda.Tick) ([]linda.Ticked, time.Time, error) {
+	const ahead = 5 * time.Second
+	earlier := make([]linda.Tick, len(ticks))
+	for i, t := range ticks {
+		t.At = t.At.Add(-ahead)
+		earlier[i] = t
+	}
+	return b.whole.Tick(ctx, queue, earlier)
+}

@@ -21,6 +21,7 @@ type Dispatcher struct {
 	backend    *backend           // nil: not open
 	handlers   map[string]Handler // by class
 	middleware []Middleware
+	schedules  []*schedule
 	stop       context.CancelFunc // of the Run under way, nil if none is
 	stopped    chan struct{}      // closed when that Run has returned
 }
@@ -208,6 +209,9 @@ func (d *Dispatcher) start(ctx context.Context, stop context.CancelFunc) (*run, 
 	if d.stop != nil {
 		return nil, nil, errRunning
 	}
+	if len(d.schedules) > 0 && d.backend.ticker == nil {
+		return nil, nil, errNoTicker
+	}
 	d.stop, d.stopped = stop, make(chan struct{})
 	handlers := maps.Clone(d.handlers)
 	for class, h := range handlers {
@@ -216,7 +220,9 @@ func (d *Dispatcher) start(ctx context.Context, stop context.CancelFunc) (*run, 
 		}
 		handlers[class] = h
 	}
-	return newRun(ctx, d.settings, *d.backend, handlers), d.stopped, nil
+	r := newRun(ctx, d.settings, *d.backend, handlers)
+	r.schedules = slices.Clone(d.schedules)
+	return r, d.stopped, nil
 }
 
 // Close stops Run, waits for it, and closes the broker unless it was handed in

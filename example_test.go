@@ -60,6 +60,31 @@ func ExampleDefine() {
 	// Output: welcome, a@b.c
 }
 
+func ExampleDispatcher_Schedule() {
+	ctx, stop := context.WithCancel(context.Background())
+	d, err := linda.New(linda.Settings{Queue: "reports", Connection: "memory://"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer d.Close()
+
+	d.HandleFunc("report", func(_ context.Context, job *linda.Job) error {
+		fmt.Println("a whole second:", job.Tick().Equal(job.Tick().Truncate(time.Second)))
+		stop()
+		return nil
+	})
+	job := &linda.Job{Payload: linda.Payload{Class: "report"}}
+	fmt.Println(d.Schedule("nightly", "CRON_TZ=Europe/Berlin 30 2 * * *", job, linda.Missed(linda.MissedAll)))
+	fmt.Println(d.Schedule("often", "* * * * * *", job))
+	fmt.Println(d.Schedule("never", "0 0 31 FEB *", job))
+	_ = d.Run(ctx)
+	// Output:
+	// <nil>
+	// <nil>
+	// linda: schedule "never": linda: bad schedule spec "0 0 31 FEB *": it has no tick within five years
+	// a whole second: true
+}
+
 func ExampleDispatcher_Run() {
 	ctx, stop := context.WithCancel(context.Background()) // or signal.NotifyContext
 	d, err := linda.New(linda.Settings{Connection: "memory://", Concurrency: 16})

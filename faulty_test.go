@@ -27,7 +27,7 @@ type fault struct {
 }
 
 // faulty is a memory broker whose calls go wrong as a test wants. Its ops are
-// fetch, push, settle and touch, and release for the nine methods that settle.
+// fetch, push, settle, touch and tick, and release for the nine methods that settle.
 type faulty struct {
 	*memoryBroker
 	over chan struct{} // closed when deaf calls may return
@@ -136,6 +136,15 @@ func (b *faulty) Touch(ctx context.Context, queue string, lease time.Duration, j
 		return late
 	}
 	return err
+}
+
+func (b *faulty) Tick(ctx context.Context, queue string, ticks []Tick) ([]Ticked, time.Time, error) {
+	late, err := b.meet(ctx, "tick")
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	done, now, err := b.memoryBroker.Tick(ctx, queue, ticks)
+	return done, now, errors.Join(err, late)
 }
 
 // Settle is that of the memory broker with the fault between the receipts and

@@ -29,6 +29,11 @@
 // ends. Whoever has lost a reservation can no longer touch the job: its
 // settlements return [ErrNotReserved].
 //
+// # Schedules
+//
+// [Dispatcher.Schedule] has a job pushed by a cron spec or a period: each tick
+// once, whatever the number of processes that have registered it.
+//
 // # Brokers
 //
 // The memory broker, memory://, lives in the process and needs no server. Redis
@@ -65,6 +70,12 @@ func Register(class string, run func(job *Job) error) {
 
 // RegisterWorkers is Register.
 func RegisterWorkers(class string, worker func(job *Job) error) { Register(class, worker) }
+
+// Schedule has a job pushed again and again while Run works, at the times that
+// spec tells: see [Dispatcher.Schedule].
+func Schedule(name, spec string, job *Job, options ...ScheduleOption) error {
+	return std.Schedule(name, spec, job, options...)
+}
 
 // SetSettings sets the settings that the next Init, or Run, goes by.
 func SetSettings(s Settings) {

@@ -55,14 +55,15 @@ type memoryToken struct {
 }
 
 type memoryQueue struct {
-	ready    deque
-	delayed  dueHeap
-	reserved dueHeap
-	dead     []*memoryJob
-	keys     map[string]memoryKey
-	wake     chan struct{} // closed when a job is ready or due earlier than before; nil: nobody waits
-	waiting  int           // how many wait
-	added    uint64        // how often a job was added
+	ready     deque
+	delayed   dueHeap
+	reserved  dueHeap
+	dead      []*memoryJob
+	keys      map[string]memoryKey
+	schedules map[string]memorySchedule
+	wake      chan struct{} // closed when a job is ready or due earlier than before; nil: nobody waits
+	waiting   int           // how many wait
+	added     uint64        // how often a job was added
 }
 
 type memoryKey struct {
@@ -71,11 +72,11 @@ type memoryKey struct {
 }
 
 func newMemoryQueue() *memoryQueue {
-	return &memoryQueue{keys: make(map[string]memoryKey)}
+	return &memoryQueue{keys: make(map[string]memoryKey), schedules: make(map[string]memorySchedule)}
 }
 
 // empty reports whether the queue can be forgotten.
-func (q *memoryQueue) empty() bool { return q.jobs()+len(q.keys)+q.waiting == 0 }
+func (q *memoryQueue) empty() bool { return q.jobs()+len(q.keys)+len(q.schedules)+q.waiting == 0 }
 
 func (q *memoryQueue) jobs() int {
 	return q.ready.len() + len(q.delayed) + len(q.reserved) + len(q.dead)

@@ -21,6 +21,7 @@ const (
 	fetching int32 = 1 << iota
 	settlingJobs
 	touching
+	ticking
 )
 
 func (o *outage) has(call int32) bool { return o.down.Load()&call != 0 }

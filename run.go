@@ -17,16 +17,19 @@ const (
 )
 
 // run is one Run of a Dispatcher: a poller, workers, a settler and a keeper,
-// joined by two channels.
+// joined by two channels, and beside them a producer.
 //
 //	poller --jobs--> workers --results--> settler
 //	                 keeper prolongs what they hold
+//	producer pushes the jobs of schedules
 type run struct {
 	settings Settings
 	lease    time.Duration // 0: at most once
 	policy   policy
 	backend  backend
 	handlers map[string]Handler
+
+	schedules []*schedule
 
 	polling context.Context // ends when Run is told to stop
 	working context.Context // the parent of the handlers' contexts
@@ -78,6 +81,7 @@ func (r *run) run() error {
 		r.workers.Go(func() { r.work(i) })
 	}
 	polled := goes(r.poll)
+	produced := goes(newProducer(r, r.schedules).produce)
 
 	<-r.polling.Done()
 	r.settings.Logger.LogAttrs(context.Background(), slog.LevelInfo, "linda: stopping", slog.String("queue", r.settings.Queue))
@@ -100,6 +104,7 @@ func (r *run) run() error {
 	end := time.Now().Add(lastCall - lastWords)
 	await(settled, end)
 	await(kept, end)
+	await(produced, end)
 	return r.remains()
 }
 

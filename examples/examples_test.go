@@ -139,11 +139,12 @@ func TestAnyLanguageCanPushByRPUSH(t *testing.T) {
 	require.Zero(t, worker.exit(), "exit code")
 }
 
-func TestCronAndTypedWorkUntilInterrupted(t *testing.T) {
+func TestCronScheduleAndTypedWorkUntilInterrupted(t *testing.T) {
 	t.Parallel()
 	for program, lines := range map[string][]string{
-		"cron":  {"every-2s, attempt 1", "every-2s, attempt 2"},
-		"typed": {"refused: it waits already", `sent "How is it going?" to ada@example.com`},
+		"cron":     {"every-2s, attempt 1", "every-2s, attempt 2"},
+		"schedule": {"beat of", "quick report of", "beat of"},
+		"typed":    {"refused: it waits already", `sent "How is it going?" to ada@example.com`},
 	} {
 		t.Run(program, func(t *testing.T) {
 			t.Parallel()

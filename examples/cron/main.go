@@ -1,5 +1,7 @@
 // Cron runs two jobs again and again, without a scheduler: a job that is put
 // back with a delay is its own timetable, kept by the broker. Ctrl-C stops it.
+// For times of the day, and runs that do not depend on each other, see
+// examples/schedule.
 //
 //	go run ./examples/cron
 //	go run ./examples/cron -connection redis://localhost:6379/

@@ -82,6 +82,9 @@ func work() error {
 		_, err := fmt.Fprintf(history, "finish %s %d\n", job.ID, os.Getpid())
 		return err
 	})
+	if err := schedule(d, number("SCHEDULES"), os.Getenv("LINDA_E2E_KEPT"), history); err != nil {
+		return err
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	return d.Run(ctx)
@@ -91,6 +94,8 @@ func work() error {
 type workers struct {
 	url, history                string
 	lease, concurrency, graceMS int
+	schedules                   int    // how many each has
+	kept                        string // the queue of their jobs, if it is another
 }
 
 func newWorkers(t *testing.T, url string, concurrency int) *workers {
@@ -106,7 +111,7 @@ func (w *workers) start(t *testing.T) *exec.Cmd {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), workerEnv+"="+w.url, "LINDA_E2E_HISTORY="+w.history,
 		fmt.Sprint("LINDA_E2E_LEASE=", w.lease), fmt.Sprint("LINDA_E2E_CONCURRENCY=", w.concurrency),
-		fmt.Sprint("LINDA_E2E_GRACE=", w.graceMS))
+		fmt.Sprint("LINDA_E2E_GRACE=", w.graceMS), fmt.Sprint("LINDA_E2E_SCHEDULES=", w.schedules), "LINDA_E2E_KEPT="+w.kept)
 	cmd.Stderr = os.Stderr
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
