@@ -93,6 +93,27 @@ func TestRedisTicksGoByTheClockOfTheServer(t *testing.T) {
 	assert.True(t, push(time.Now().Add(-61*time.Minute)))
 }
 
+func TestRedisScheduleWithAnotherSpecNeverGoesBack(t *testing.T) {
+	t.Parallel()
+	m := miniredis.RunT(t)
+	b := openBroker(t, "redis://"+m.Addr())
+	ticker, ok := linda.As[linda.Ticker](b)
+	require.True(t, ok)
+	now := time.UnixMilli(1_800_000_000_000)
+	begin := func(spec string) time.Time {
+		done, _, err := ticker.Tick(t.Context(), "q", []linda.Tick{{Schedule: "s", Spec: spec}})
+		require.NoError(t, err)
+		return done[0].Last
+	}
+	m.SetTime(now)
+	require.Equal(t, now, begin("x"))
+	m.SetTime(now.Add(-time.Hour)) // the server's clock is set
+	assert.Equal(t, now, begin("y"), "what was pushed before is not pushed again")
+	m.SetTime(now.Add(time.Hour))
+	assert.Equal(t, now, begin("y"))
+	assert.Equal(t, now.Add(time.Hour), begin("x"))
+}
+
 func TestRedisTicksOfAnOutageOfTheServerArePushedOnce(t *testing.T) {
 	t.Parallel()
 	server := brokerd.Run(t, brokerd.Redis)

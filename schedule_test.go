@@ -199,6 +199,9 @@ func TestMissedTicks(t *testing.T) {
 				first()
 				second()
 				o.ran(test.want...)
+				if n := o.logged("ticks were missed"); n > 2 {
+					t.Errorf("told %d times that ticks were missed, want once for each process at most", n)
+				}
 			})
 		})
 	}
@@ -360,6 +363,40 @@ func TestTicksGoByTheClockOfTheBroker(t *testing.T) {
 			})
 		})
 	}
+}
+
+// behind is a broker whose clock is wrong until it is set.
+type behind struct {
+	*faulty
+	by atomic.Int64 // ns
+}
+
+func (b *behind) Tick(ctx context.Context, queue string, ticks []Tick) ([]Ticked, time.Time, error) {
+	done, now, err := b.faulty.Tick(ctx, queue, ticks)
+	return done, now.Add(-time.Duration(b.by.Load())), err
+}
+
+func TestABrokersClockThatIsSetIsNoticedWithinAMinute(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &behind{faulty: newFaulty(t)}
+		defer b.Close()
+		b.by.Store(int64(10 * time.Hour))
+		d, err := New(Settings{Queue: "q", Broker: b})
+		isError(t, "New", err, nil)
+		var ran atomic.Int64
+		d.HandleFunc("c", func(context.Context, *Job) error { ran.Add(1); return nil })
+		every(t, "s", "40 * * * *")(d)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := goes(func() { _ = d.Run(ctx) })
+		time.Sleep(38*time.Minute + 59*time.Second)
+		b.by.Store(0)
+		time.Sleep(time.Minute + 2*time.Second)
+		synctest.Wait()
+		is(t, "jobs", ran.Load(), 1)
+		cancel()
+		<-done
+	})
 }
 
 func TestATickAddsNoJobWhileThatOfAnEarlierOneIsNotDone(t *testing.T) {
