@@ -88,9 +88,9 @@ func (b *redisBroker) push(ctx context.Context, queue string, jobs []*Job, bodie
 		}
 	}
 	if soonest == maxDelay {
-		return redisError(b.do(ctx, values...).Err())
+		return redisError(b.adder(queue)(ctx, values...).Err())
 	}
-	err := b.run(ctx, pushScript, []string{queue, b.key(queue, Delayed)}, delayed...).Err()
+	err := runRedis(ctx, b.adder(queue), pushScript, []string{queue, b.key(queue, Delayed)}, delayed...).Err()
 	b.dueIn(queue, soonest)
 	return redisError(err)
 }
@@ -101,7 +101,7 @@ func (b *redisBroker) PushUnique(ctx context.Context, queue string, job *Job) er
 
 func (b *redisBroker) pushUnique(ctx context.Context, queue string, job *Job, body []byte) error {
 	keys := []string{queue, b.key(queue, Delayed), b.key(queue, redisUnique)}
-	holder, err := b.run(ctx, uniqueScript, keys, job.UniqueKey, bodyID(body),
+	holder, err := runRedis(ctx, b.adder(queue), uniqueScript, keys, job.UniqueKey, bodyID(body),
 		milliseconds(job.UniqueTTL), milliseconds(job.Delay), body).Text()
 	if err != nil {
 		return redisError(err)
