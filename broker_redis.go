@@ -97,7 +97,7 @@ func (b *redisBroker) Connect(url *neturl.URL) error {
 	b.client, b.blocker = config.open(), config.openBlocking()
 	markDials(b.client)
 	if err := b.begin(); err != nil {
-		return fmt.Errorf("linda: redis %s: %w", strings.Join(config.Addrs, ","), err)
+		return fmt.Errorf("linda: redis %s: %w", strings.Join(config.Addrs, ","), denied(err))
 	}
 	return nil
 }
@@ -124,7 +124,7 @@ func NewRedisBroker(client redis.UniversalClient) (Broker, error) {
 	b := &redisBroker{client: client, blocker: blockingLike(client), foreign: true, tagged: cluster}
 	if err := b.begin(); err != nil {
 		_ = b.Close()
-		return nil, fmt.Errorf("linda: redis: %w", err)
+		return nil, fmt.Errorf("linda: redis: %w", denied(err))
 	}
 	return b, nil
 }

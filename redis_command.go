@@ -111,11 +111,23 @@ func redisError(err error) error {
 		return ErrClosed
 	case errors.Is(err, ErrUnknown):
 		return fmt.Errorf("linda: redis: %w", err)
+	case redis.IsAuthError(err), redis.IsPermissionError(err):
+		return fmt.Errorf("linda: redis: %w", denied(err))
+	case redis.IsOOMError(err):
+		return fmt.Errorf("linda: redis: %w: %w", ErrFull, err)
 	case errors.As(err, &reply), errors.Is(err, redis.ErrPoolTimeout), notConnected(err):
 		return fmt.Errorf("linda: redis: %w", err) // it was not carried out
 	default:
 		return fmt.Errorf("linda: redis: %w: %w", ErrUnknown, err)
 	}
+}
+
+// denied makes an error that is about a password or a right an ErrDenied.
+func denied(err error) error {
+	if redis.IsAuthError(err) || redis.IsPermissionError(err) {
+		return fmt.Errorf("%w: %w", ErrDenied, err)
+	}
+	return err
 }
 
 // dialError is the failure to connect: nothing was sent.

