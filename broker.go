@@ -209,6 +209,13 @@ var (
 	ErrBadSpec = errors.New("linda: bad schedule spec")
 	// ErrBadURL means that a connection URL is wrong.
 	ErrBadURL = errors.New("linda: bad connection URL")
+	// ErrDenied means that the service does not let this user in, or does not
+	// let it do what was asked: the password or the user's rights are wrong.
+	// Nothing was done, and trying again does not help.
+	ErrDenied = errors.New("linda: denied")
+	// ErrFull means that the service has no room for the job. Nothing was
+	// done; it may have room later.
+	ErrFull = errors.New("linda: broker is full")
 	// ErrClosed means that the broker or the dispatcher is closed.
 	ErrClosed = errors.New("linda: closed")
 )

@@ -34,6 +34,7 @@ type redisBroker struct {
 	repeat  bool                  // the program wants commands of unknown outcome sent again
 	nonce   string                // starts every token, differs between brokers
 	calls   atomic.Uint64         // numbers the tokens
+	wait    replicaWait
 	notes   []string
 	closed  chan struct{}
 	once    sync.Once // closes closed
@@ -93,10 +94,11 @@ func (b *redisBroker) Connect(url *neturl.URL) error {
 		return err
 	}
 	b.repeat, b.tagged = config.repeat, config.cluster || config.hashtag == "always"
+	b.wait = config.wait
 	b.client, b.blocker = config.open(), config.openBlocking()
 	markDials(b.client)
 	if err := b.begin(); err != nil {
-		return fmt.Errorf("linda: redis %s: %w", strings.Join(config.Addrs, ","), err)
+		return fmt.Errorf("linda: redis %s: %w", strings.Join(config.Addrs, ","), denied(err))
 	}
 	return nil
 }
@@ -123,7 +125,7 @@ func NewRedisBroker(client redis.UniversalClient) (Broker, error) {
 	b := &redisBroker{client: client, blocker: blockingLike(client), foreign: true, tagged: cluster}
 	if err := b.begin(); err != nil {
 		_ = b.Close()
-		return nil, fmt.Errorf("linda: redis: %w", err)
+		return nil, fmt.Errorf("linda: redis: %w", denied(err))
 	}
 	return b, nil
 }
@@ -154,6 +156,15 @@ func (b *redisBroker) begin() error {
 	defer cancel()
 	if err := b.do(ctx, "PING").Err(); err != nil {
 		return err
+	}
+	if b.wait.replicas > 0 { // so that a right which is missing is told now
+		node, _, err := b.node(ctx, "any", nil)
+		if err != nil {
+			return err
+		}
+		if err := node.Do(ctx, "WAIT", 0, 1).Err(); err != nil {
+			return err
+		}
 	}
 	b.notes = redisNotes(ctx, b.client)
 	return nil

@@ -40,6 +40,10 @@ func TestRedisCluster(t *testing.T) {
 		})
 	})
 	t.Run("outlives a move of its slot", func(t *testing.T) { outlivesAMoveOfItsSlot(t, g.URL, c) })
+	t.Run("outlives the death of a master", func(t *testing.T) {
+		// The slot of a queue named failover is at the first.
+		outlivesAFailover(t, g.URL+"?wait_replicas=1&wait_timeout=500ms", g.Servers[0], g.Servers[3:4])
+	})
 }
 
 func TestRedisHashtagAlwaysIsTheLayoutOfACluster(t *testing.T) {

@@ -59,22 +59,30 @@ func (b *redisBroker) lookAgain(err error) {
 	}
 }
 
-// run runs a script by its hash, and sends it where the server has forgotten
-// it.
+// run runs a script.
 func (b *redisBroker) run(ctx context.Context, script *redisScript, keys []string, args ...any) *redis.Cmd {
+	return runRedis(ctx, b.do, script, keys, args...)
+}
+
+// runRedis runs a script by its hash, and sends it where the server has
+// forgotten it.
+func runRedis(ctx context.Context, do redisDo, script *redisScript, keys []string, args ...any) *redis.Cmd {
 	all := make([]any, 0, 3+len(keys)+len(args))
 	all = append(all, "EVALSHA", script.hash, len(keys))
 	for _, key := range keys {
 		all = append(all, key)
 	}
 	all = append(all, args...)
-	cmd := b.do(ctx, all...)
+	cmd := do(ctx, all...)
 	if redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
 		all[0], all[1] = "EVAL", script.text
-		cmd = b.do(ctx, all...)
+		cmd = do(ctx, all...)
 	}
 	return cmd
 }
+
+// redisDo sends a command and returns it with its answer.
+type redisDo func(ctx context.Context, args ...any) *redis.Cmd
 
 // redisScript is a script and the hash that a server knows it by.
 type redisScript struct{ text, hash string }
@@ -101,11 +109,25 @@ func redisError(err error) error {
 		return nil
 	case errors.Is(err, redis.ErrClosed):
 		return ErrClosed
+	case errors.Is(err, ErrUnknown):
+		return fmt.Errorf("linda: redis: %w", err)
+	case redis.IsAuthError(err), redis.IsPermissionError(err):
+		return fmt.Errorf("linda: redis: %w", denied(err))
+	case redis.IsOOMError(err):
+		return fmt.Errorf("linda: redis: %w: %w", ErrFull, err)
 	case errors.As(err, &reply), errors.Is(err, redis.ErrPoolTimeout), notConnected(err):
 		return fmt.Errorf("linda: redis: %w", err) // it was not carried out
 	default:
 		return fmt.Errorf("linda: redis: %w: %w", ErrUnknown, err)
 	}
+}
+
+// denied makes an error that is about a password or a right an ErrDenied.
+func denied(err error) error {
+	if redis.IsAuthError(err) || redis.IsPermissionError(err) {
+		return fmt.Errorf("%w: %w", ErrDenied, err)
+	}
+	return err
 }
 
 // dialError is the failure to connect: nothing was sent.

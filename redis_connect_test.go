@@ -130,8 +130,15 @@ func TestRedisBrokerOnAWrappedClientLooksForJobs(t *testing.T) {
 	require.Len(t, jobs, 1)
 }
 
-func TestRedisConformsBySentinels(t *testing.T) {
+// TestRedisSentinel is one test, for one service: starting it takes a while.
+func TestRedisSentinel(t *testing.T) {
 	t.Parallel()
-	url := brokerd.RunGroup(t, brokerd.StartRedisSentinel).URL
-	redisConforms(t, openRedis(t, url), func() (linda.Broker, error) { return linda.NewBroker(url) })
+	g := brokerd.RunGroup(t, brokerd.StartRedisSentinel)
+	t.Run("conforms", func(t *testing.T) {
+		redisConforms(t, openRedis(t, g.URL), func() (linda.Broker, error) { return linda.NewBroker(g.URL) })
+	})
+	t.Run("outlives the death of its master", func(t *testing.T) {
+		url := g.URL + "&wait_replicas=2&wait_timeout=500ms" // either of them may be chosen
+		outlivesAFailover(t, url, g.Servers[0], g.Servers[1:3])
+	})
 }

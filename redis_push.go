@@ -94,13 +94,13 @@ func (b *redisBroker) push(ctx context.Context, queue string, pushes []redisPush
 		for _, p := range pushes {
 			args = append(args, p.body)
 		}
-		return redisError(b.do(ctx, args...).Err())
+		return redisError(b.adder(queue)(ctx, args...).Err())
 	}
 	args := make([]any, 0, 2*len(pushes))
 	for _, p := range pushes {
 		args = append(args, milliseconds(p.delay), p.body)
 	}
-	err := b.run(ctx, pushScript, []string{queue, b.key(queue, Delayed)}, args...).Err()
+	err := runRedis(ctx, b.adder(queue), pushScript, []string{queue, b.key(queue, Delayed)}, args...).Err()
 	b.dueIn(queue, soonest)
 	return redisError(err)
 }
@@ -111,7 +111,7 @@ func (b *redisBroker) PushUnique(ctx context.Context, queue string, job *Job) er
 
 func (b *redisBroker) pushUnique(ctx context.Context, queue string, job *Job, body []byte) error {
 	keys := []string{queue, b.key(queue, Delayed), b.key(queue, redisUnique)}
-	holder, err := b.run(ctx, uniqueScript, keys, job.UniqueKey, bodyID(body),
+	holder, err := runRedis(ctx, b.adder(queue), uniqueScript, keys, job.UniqueKey, bodyID(body),
 		milliseconds(job.UniqueTTL), milliseconds(job.Delay), body).Text()
 	if err != nil {
 		return redisError(err)

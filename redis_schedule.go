@@ -50,7 +50,7 @@ func (b *redisBroker) tick(ctx context.Context, queue string, ticks []Tick, bodi
 		}
 	}
 	keys := []string{queue, b.key(queue, redisSchedule), b.key(queue, redisUnique)}
-	reply, err := b.run(ctx, tickScript, keys, args...).Int64Slice()
+	reply, err := runRedis(ctx, b.adder(queue), tickScript, keys, args...).Int64Slice()
 	if err != nil {
 		return nil, time.Time{}, redisError(err)
 	}

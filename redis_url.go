@@ -26,7 +26,9 @@ type redisConfig struct {
 	cluster  bool   // Addrs are some nodes of a cluster
 	repeat   bool   // a command whose outcome is unknown is sent again
 
-	hashtag                   string // "always": name the keys as on a cluster
+	hashtag string // "always": name the keys as on a cluster
+	wait    replicaWait
+
 	ca, cert, key, serverName string // TLS
 }
 
@@ -71,6 +73,9 @@ func readRedisURL(url *neturl.URL) (*redisConfig, error) {
 		return nil, err
 	}
 	c.repeat = c.MaxRetries > 0
+	if c.wait.timeout == 0 {
+		c.wait.timeout = redisWait
+	}
 	switch {
 	case c.DB < 0:
 		return nil, badRedisURL("the database is less than 0")
@@ -78,6 +83,8 @@ func readRedisURL(url *neturl.URL) (*redisConfig, error) {
 		return nil, badRedisURL("a cluster has no databases")
 	case c.hashtag != "" && c.hashtag != "always":
 		return nil, badRedisURL("option hashtag is not always")
+	case c.wait.replicas < 0 || c.wait.timeout < 0 || c.wait.timeout > redisWaitMost:
+		return nil, badRedisURL("wait_replicas is less than 0, or wait_timeout not between 0 and " + redisWaitMost.String())
 	case c.sentinel && c.MasterName == "":
 		return nil, badRedisURL("sentinels need the option master_name")
 	}
@@ -147,7 +154,7 @@ func (c *redisConfig) options(secure bool) map[string]any {
 		"conn_max_idle_time": &c.ConnMaxIdleTime, "idle_timeout": &c.ConnMaxIdleTime,
 		"conn_max_lifetime": &c.ConnMaxLifetime, "max_conn_age": &c.ConnMaxLifetime,
 		"conn_max_lifetime_jitter": &c.ConnMaxLifetimeJitter,
-		"hashtag":                  &c.hashtag,
+		"hashtag":                  &c.hashtag, "wait_replicas": &c.wait.replicas, "wait_timeout": &c.wait.timeout,
 	}
 	if c.sentinel {
 		options["master_name"] = &c.MasterName

@@ -129,6 +129,10 @@ func TestRedisURLThatIsWrongSaysWhy(t *testing.T) {
 		"rediss://h?ca=redis_url_test.go":          "no certificate",
 		"rediss://h?cert=go.mod&key=go.mod":        "options cert and key",
 		"redis-sentinel://h?sentinel_password=a&b": "unknown option",
+		"redis://h?hashtag=sometimes":              "hashtag",
+		"redis://h?wait_replicas=-1":               "wait_replicas",
+		"redis://h?wait_timeout=1m":                "wait_timeout",
+		"redis://h?wait_timeout=0":                 "wait_timeout",
 		"redis://h?a=%zz":                          "options do not parse",
 	} {
 		url, err := neturl.Parse(text)
