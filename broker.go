@@ -83,13 +83,21 @@ type Toucher interface {
 }
 
 // Inspector is a [Broker] that shows and mends its queues. The work of every
-// call is bounded, whatever the length of the queue.
+// exchange with the server is bounded, whatever the length of the queue.
 type Inspector interface {
 	// Stats counts the jobs of a queue.
 	Stats(ctx context.Context, queue string) (Stats, error)
 	// Peek returns up to max jobs in a state, the next in line first, without
 	// reserving them. At most 1,000 are returned.
 	Peek(ctx context.Context, queue string, state State, max int) ([]*Job, error)
+	// Find returns the job with an id, and its state; nil where the queue does
+	// not hold it. It looks through the whole queue, in bounded exchanges, and
+	// may miss a job that moves meanwhile. Jobs of other programs have no id
+	// before their first delivery.
+	Find(ctx context.Context, queue, id string) (*Job, State, error)
+	// Remove deletes the job with an id, in whatever state, and reports whether
+	// there was one. A RESERVED job belongs to a worker and cannot be removed.
+	Remove(ctx context.Context, queue, id string) (bool, error)
 	// Kick moves up to max dead jobs to READY, the longest dead first, with
 	// their attempts set back to none, and returns how many it moved.
 	Kick(ctx context.Context, queue string, max int) (int, error)
@@ -158,6 +166,9 @@ const (
 	Reserved State = "reserved"
 	Dead     State = "dead"
 )
+
+// states lists all of them, in the order in which a job is looked for.
+var states = []State{Ready, Delayed, Reserved, Dead}
 
 // Stats counts the jobs of one queue by state. A count that the broker cannot
 // give is -1.

@@ -285,11 +285,39 @@ func (b *memoryBroker) Peek(ctx context.Context, queue string, state State, max 
 	}
 	jobs := make([]*Job, min(len(held), bounded(max)))
 	for i := range jobs {
-		jobs[i], _ = Decode(queue, held[i].body)
-		jobs[i].Delivered(held[i].deliveries)
-		jobs[i].fillArgs()
+		jobs[i] = held[i].show(queue)
 	}
 	return jobs, nil
+}
+
+func (b *memoryBroker) Find(ctx context.Context, queue, id string) (*Job, State, error) {
+	q, unlock, err := b.use(ctx, queue)
+	if err != nil {
+		return nil, "", err
+	}
+	defer unlock()
+	if m, state := q.find(id); m != nil {
+		return m.show(queue), state, nil
+	}
+	return nil, "", nil
+}
+
+func (b *memoryBroker) Remove(ctx context.Context, queue, id string) (bool, error) {
+	q, unlock, err := b.use(ctx, queue)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	m, state := q.find(id)
+	if m == nil {
+		return false, nil
+	}
+	if state == Reserved {
+		return false, errRemoveReserved
+	}
+	q.remove(m, state)
+	q.unlockKey(m.show(queue))
+	return true, nil
 }
 
 func (b *memoryBroker) Kick(ctx context.Context, queue string, max int) (int, error) {

@@ -2,6 +2,7 @@ package linda
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -89,6 +90,19 @@ type jobKey struct{}
 // deliveries that were handed back before they started do not count. It is 0
 // for a job that was not popped.
 func (j *Job) Attempt() int { return max(0, int(j.head.Deliveries-j.head.Uncounted)) }
+
+// PushedAt returns when the job was pushed, to the millisecond and by the clock
+// of the process that did so, as its id tells: see [NewID]. It is zero where
+// the program has chosen an id of another kind, and for jobs of other programs.
+// The oldest ready job is the first that [Inspector] peeks.
+func (j *Job) PushedAt() time.Time {
+	id, err := uuid.Parse(j.ID)
+	if err != nil || id.Version() != 7 {
+		return time.Time{}
+	}
+	ms := int64(binary.BigEndian.Uint64(append([]byte{0, 0}, id[:6]...)))
+	return time.UnixMilli(ms)
+}
 
 // Failures returns how many earlier attempts ended with an error.
 func (j *Job) Failures() int { return int(j.head.Failures) }

@@ -149,3 +149,12 @@ func TestLongClassIsNotLogged(t *testing.T) {
 	_, err := Encode(&Job{Payload: Payload{Class: strings.Repeat("c", 1000)}}, "q")
 	assert.Less(t, len(err.Error()), 200)
 }
+
+func TestPushedAtIsWhenTheIDWasMade(t *testing.T) {
+	before := time.Now().Truncate(time.Millisecond)
+	job := &Job{ID: NewID()}
+	assert.WithinRange(t, job.PushedAt(), before, time.Now())
+	for _, id := range []string{"", "mine", "f47ac10b-58cc-4372-a567-0e02b2c3d479"} {
+		assert.Zero(t, (&Job{ID: id}).PushedAt())
+	}
+}

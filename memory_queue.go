@@ -232,6 +232,44 @@ func (q *memoryQueue) in(state State) ([]*memoryJob, error) {
 	return nil, fmt.Errorf("linda: unknown state %q", state)
 }
 
+// find returns the job with an id and its state, or nil.
+func (q *memoryQueue) find(id string) (*memoryJob, State) {
+	if !validID(id) {
+		return nil, ""
+	}
+	for _, state := range states {
+		jobs, _ := q.in(state)
+		for _, m := range jobs {
+			if bodyID([]byte(m.body)) == id {
+				return m, state
+			}
+		}
+	}
+	return nil, ""
+}
+
+// remove takes a job out of a state.
+func (q *memoryQueue) remove(m *memoryJob, state State) {
+	is := func(other *memoryJob) bool { return other == m }
+	switch state {
+	case Ready:
+		q.ready.front = slices.DeleteFunc(q.ready.front, is)
+		q.ready.back = slices.DeleteFunc(q.ready.back, is)
+	case Delayed:
+		heap.Remove(&q.delayed, m.index)
+	case Dead:
+		q.dead = slices.DeleteFunc(q.dead, is)
+	}
+}
+
+// show returns a stored job to be looked at.
+func (m *memoryJob) show(queue string) *Job {
+	job, _ := Decode(queue, m.body)
+	job.Delivered(m.deliveries)
+	job.fillArgs()
+	return job
+}
+
 func (q *memoryQueue) purge(state State) (int, error) {
 	jobs, err := q.in(state)
 	if err != nil {

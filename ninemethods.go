@@ -17,7 +17,10 @@ const callLimit = 5 * time.Second
 // maxDelay is the longest delay that linda can express.
 const maxDelay = time.Duration(math.MaxInt64)
 
-var errPurgeReserved = errors.New("linda: reserved jobs cannot be purged: a worker holds them")
+var (
+	errPurgeReserved  = errors.New("linda: reserved jobs cannot be purged: a worker holds them")
+	errRemoveReserved = errors.New("linda: a reserved job cannot be removed: a worker holds it")
+)
 
 // fetchNower is a broker whose Fetch can be asked not to wait.
 type fetchNower interface {

@@ -125,6 +125,15 @@ func useAll(t *testing.T, url, queue string) error {
 	peek := func(state linda.State) func() error {
 		return func() error { _, err := b.Peek(ctx, queue, state, 1); return err }
 	}
+	remove := func() error {
+		known := job("", 0)
+		known[0].ID = linda.NewID()
+		if err := b.PushBatch(ctx, queue, known); err != nil {
+			return err
+		}
+		_, err := b.Remove(ctx, queue, known[0].ID)
+		return err
+	}
 	waits := func() error {
 		time.AfterFunc(200*time.Millisecond, func() { _ = b.PushBatch(ctx, queue, job("", 0)) })
 		since := time.Now()
@@ -138,7 +147,7 @@ func useAll(t *testing.T, url, queue string) error {
 		return b.Settle(ctx, queue, []linda.Settlement{{Job: j}})
 	}
 	for _, step := range []func() error{
-		push("", 0), purge(linda.Ready), waits,
+		push("", 0), purge(linda.Ready), remove, waits,
 		push("", 0), peek(linda.Ready), settle(linda.Settlement{Op: linda.OpRelease, Unstarted: true}),
 		settle(linda.Settlement{Op: linda.OpRelease}), settle(linda.Settlement{Op: linda.OpBury}), peek(linda.Dead),
 		func() error { _, err := b.Kick(ctx, queue, 1); return err },

@@ -60,6 +60,8 @@ func (c *trial) callOptional(ctx context.Context, b linda.Broker, queue string, 
 		_, errs["Stats"] = i.Stats(ctx, queue)
 		_, errs["Peek"] = i.Peek(ctx, queue, linda.Ready, 1)
 		_, errs["Kick"] = i.Kick(ctx, queue, 1)
+		_, _, errs["Find"] = i.Find(ctx, queue, "an-id")
+		_, errs["Remove"] = i.Remove(ctx, queue, "an-id")
 		_, errs["Purge"] = i.Purge(ctx, queue, linda.Dead)
 	}
 	return errs

@@ -104,7 +104,7 @@ type testCase struct {
 
 var themes = [][]testCase{
 	transitionCases, fetchCases, fencingCases, touchCases, payloadCases, pushCases, badBodyCases, delayCases,
-	nameCases, concurrencyCases, contextCases, closeCases, batchCases, attemptCases, inspectCases, deadCases,
+	nameCases, concurrencyCases, contextCases, closeCases, batchCases, attemptCases, inspectCases, findCases, deadCases,
 	uniqueCases, scheduleCases,
 }
 
