@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-func init() { RegisterBroker("memory", func() Broker { return new(memoryBroker) }) }
+func init() { RegisterBroker("memory", func() Broker { return newMemoryBroker() }) }
 
 // memoryBroker keeps its jobs in this process, for first steps and for tests,
 // and is the model that the other brokers are held to. A URL with a name,
@@ -19,9 +19,17 @@ func init() { RegisterBroker("memory", func() Broker { return new(memoryBroker) 
 //
 // All waiting is on channels and timers, so it runs under testing/synctest.
 type memoryBroker struct {
+	NineMethods
+
 	store  *memoryStore
 	closed chan struct{}
 	once   sync.Once // closes closed
+}
+
+func newMemoryBroker() *memoryBroker {
+	b := new(memoryBroker)
+	b.Of = b
+	return b
 }
 
 var memoryStores = struct {
@@ -97,28 +105,6 @@ func (b *memoryBroker) MigrateExpiredJobs(queue string) {
 	}
 }
 
-func (b *memoryBroker) Pop(queue string, timeout int64) (*Job, error) {
-	return popOne(b, queue, timeout)
-}
-
-func (b *memoryBroker) Delete(queue string, job *Job) error {
-	return settleOne(b, queue, Settlement{Job: job, Op: OpDelete})
-}
-
-func (b *memoryBroker) Release(queue string, job *Job) error {
-	return settleOne(b, queue, Settlement{Job: job, Op: OpRelease})
-}
-
-func (b *memoryBroker) ReleaseWithDelay(queue string, job *Job, delay int64) error {
-	return releaseLater(b, queue, job, delay)
-}
-
-func (b *memoryBroker) Push(job *Job, queue string) error { return pushOne(b, queue, job) }
-
-func (b *memoryBroker) Later(delay int64, job *Job, queue string) error {
-	return pushLater(b, queue, job, delay)
-}
-
 func (b *memoryBroker) Fetch(ctx context.Context, queue string, max int, lease time.Duration) ([]*Job, error) {
 	for {
 		q, unlock, err := b.use(ctx, queue)
@@ -156,7 +142,7 @@ func (b *memoryBroker) wait(ctx context.Context, wake <-chan struct{}, d time.Du
 	}
 }
 
-func (b *memoryBroker) fetchNow(ctx context.Context, queue string, max int, lease time.Duration) ([]*Job, error) {
+func (b *memoryBroker) FetchNow(ctx context.Context, queue string, max int, lease time.Duration) ([]*Job, error) {
 	q, unlock, err := b.use(ctx, queue)
 	if err != nil {
 		return nil, err

@@ -17,7 +17,7 @@ import (
 
 func init() {
 	for scheme := range redisSchemes {
-		RegisterBroker(scheme, func() Broker { return new(redisBroker) })
+		RegisterBroker(scheme, func() Broker { return newRedisBroker() })
 	}
 }
 
@@ -27,6 +27,8 @@ func init() {
 // keys in the hash <queue>:unique; on a cluster these are {<queue>}:delayed and
 // so on. Every change is one script, on the clock of the server.
 type redisBroker struct {
+	NineMethods
+
 	client  redis.UniversalClient
 	blocker redis.UniversalClient // for what blocks in the server, so that Close can end it; nil where there is none
 	tagged  bool                  // keys are named as on a cluster
@@ -88,6 +90,12 @@ func (b *redisBroker) key(queue string, state State) string {
 	}
 }
 
+func newRedisBroker() *redisBroker {
+	b := new(redisBroker)
+	b.Of = b
+	return b
+}
+
 func (b *redisBroker) Connect(url *neturl.URL) error {
 	config, err := readRedisURL(url)
 	if err != nil {
@@ -122,7 +130,8 @@ func NewRedisBroker(client redis.UniversalClient) (Broker, error) {
 		return nil, errors.New("linda: NewRedisBroker needs a client")
 	}
 	_, cluster := client.(*redis.ClusterClient)
-	b := &redisBroker{client: client, blocker: blockingLike(client), foreign: true, tagged: cluster}
+	b := newRedisBroker()
+	b.client, b.blocker, b.foreign, b.tagged = client, blockingLike(client), true, cluster
 	if err := b.begin(); err != nil {
 		_ = b.Close()
 		return nil, fmt.Errorf("linda: redis: %w", denied(err))
@@ -222,28 +231,6 @@ func (b *redisBroker) MigrateExpiredJobs(queue string) {
 	}
 }
 
-func (b *redisBroker) Pop(queue string, timeout int64) (*Job, error) {
-	return popOne(b, queue, timeout)
-}
-
-func (b *redisBroker) Delete(queue string, job *Job) error {
-	return settleOne(b, queue, Settlement{Job: job, Op: OpDelete})
-}
-
-func (b *redisBroker) Release(queue string, job *Job) error {
-	return settleOne(b, queue, Settlement{Job: job, Op: OpRelease})
-}
-
-func (b *redisBroker) ReleaseWithDelay(queue string, job *Job, delay int64) error {
-	return releaseLater(b, queue, job, delay)
-}
-
-func (b *redisBroker) Push(job *Job, queue string) error { return pushOne(b, queue, job) }
-
-func (b *redisBroker) Later(delay int64, job *Job, queue string) error {
-	return pushLater(b, queue, job, delay)
-}
-
 func (b *redisBroker) Fetch(ctx context.Context, queue string, max int, lease time.Duration) ([]*Job, error) {
 	if err := b.check(ctx, queue); err != nil {
 		return nil, err
@@ -264,7 +251,7 @@ func (b *redisBroker) Fetch(ctx context.Context, queue string, max int, lease ti
 	}
 }
 
-func (b *redisBroker) fetchNow(ctx context.Context, queue string, max int, lease time.Duration) ([]*Job, error) {
+func (b *redisBroker) FetchNow(ctx context.Context, queue string, max int, lease time.Duration) ([]*Job, error) {
 	for {
 		jobs, due, err := b.take(ctx, queue, max, lease)
 		if err != nil || len(jobs) > 0 || due != 0 {

@@ -50,7 +50,7 @@ func TestBadNameIsRefusedByEveryCall(t *testing.T) {
 }
 
 func TestSchemeIsRegisteredOnce(t *testing.T) {
-	open := func() Broker { return new(memoryBroker) }
+	open := func() Broker { return newMemoryBroker() }
 	assert.PanicsWithValue(t, "linda: RegisterBroker called twice for scheme memory", func() { RegisterBroker("memory", open) })
 	assert.Panics(t, func() { RegisterBroker("", open) })
 	assert.Panics(t, func() { RegisterBroker("nothing", nil) })

@@ -137,7 +137,7 @@ type hastyFetcher struct{ b *faulty }
 
 func (f hastyFetcher) Fetch(ctx context.Context, queue string, most int, lease time.Duration) ([]*Job, error) {
 	_, _ = f.b.meet(ctx, "fetch")
-	return f.b.fetchNow(ctx, queue, most, lease)
+	return f.b.FetchNow(ctx, queue, most, lease)
 }
 
 func TestDelayedJobRunsWhenItIsDueNotAtAnInterval(t *testing.T) {

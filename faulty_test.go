@@ -44,7 +44,7 @@ type faulty struct {
 
 func newFaulty(t testing.TB) *faulty {
 	b := &faulty{
-		memoryBroker: new(memoryBroker), over: make(chan struct{}),
+		memoryBroker: newMemoryBroker(), over: make(chan struct{}),
 		script: make(map[string]func(int) fault), calls: make(map[string]int),
 	}
 	if err := b.Connect(&neturl.URL{Scheme: "memory"}); err != nil {

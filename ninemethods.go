@@ -8,9 +8,6 @@ import (
 	"time"
 )
 
-// What the nine methods of a broker share when it has the larger interfaces:
-// each is one call of those, within callLimit.
-
 // callLimit is how long a call without a context may take.
 const callLimit = 5 * time.Second
 
@@ -22,13 +19,21 @@ var (
 	errRemoveReserved = errors.New("linda: a reserved job cannot be removed: a worker holds it")
 )
 
-// fetchNower is a broker whose Fetch can be asked not to wait.
-type fetchNower interface {
-	Settler
-	fetchNow(ctx context.Context, queue string, max int, lease time.Duration) ([]*Job, error)
+// NineMethods is six of the nine methods of a [Broker], each one call of the
+// larger interfaces that the broker has, within five seconds. Authors of
+// brokers embed it and set Of to the broker; Connect, Close and
+// MigrateExpiredJobs are left to them.
+type NineMethods struct {
+	Of interface {
+		BatchPusher
+		Settler
+		// FetchNow is Fetch of a [Fetcher], but does not wait for jobs.
+		FetchNow(ctx context.Context, queue string, max int, lease time.Duration) ([]*Job, error)
+	}
 }
 
-func popOne(b fetchNower, queue string, timeout int64) (*Job, error) {
+// Pop is that of a [Broker]. A body that is not a job it buries, and goes on.
+func (n NineMethods) Pop(queue string, timeout int64) (*Job, error) {
 	lease, err := seconds(timeout)
 	if err != nil || timeout < 0 {
 		return nil, fmt.Errorf("linda: pop: a reservation of %d seconds is out of range", timeout)
@@ -36,7 +41,7 @@ func popOne(b fetchNower, queue string, timeout int64) (*Job, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), callLimit)
 	defer cancel()
 	for {
-		jobs, err := b.fetchNow(ctx, queue, 1, lease)
+		jobs, err := n.Of.FetchNow(ctx, queue, 1, lease)
 		if err != nil || len(jobs) == 0 {
 			return nil, err
 		}
@@ -46,40 +51,53 @@ func popOne(b fetchNower, queue string, timeout int64) (*Job, error) {
 			return job, nil
 		}
 		bad := Settlement{Job: job, Op: OpBury, Reason: reasonOf(job.Err())}
-		if err := b.Settle(ctx, queue, []Settlement{bad}); err != nil {
+		if err := n.Of.Settle(ctx, queue, []Settlement{bad}); err != nil {
 			return nil, err
 		}
 	}
 }
 
-func settleOne(b Settler, queue string, s Settlement) error {
-	ctx, cancel := context.WithTimeout(context.Background(), callLimit)
-	defer cancel()
-	return unbatch(b.Settle(ctx, queue, []Settlement{s}))
+// Delete is that of a [Broker].
+func (n NineMethods) Delete(queue string, job *Job) error {
+	return n.settle(queue, Settlement{Job: job, Op: OpDelete})
 }
 
-func releaseLater(b Settler, queue string, job *Job, delay int64) error {
+// Release is that of a [Broker].
+func (n NineMethods) Release(queue string, job *Job) error {
+	return n.settle(queue, Settlement{Job: job, Op: OpRelease})
+}
+
+// ReleaseWithDelay is that of a [Broker].
+func (n NineMethods) ReleaseWithDelay(queue string, job *Job, delay int64) error {
 	d, err := seconds(delay)
 	if err != nil {
 		return err
 	}
-	return settleOne(b, queue, Settlement{Job: job, Op: OpRelease, Delay: d})
+	return n.settle(queue, Settlement{Job: job, Op: OpRelease, Delay: d})
 }
 
-func pushOne(b BatchPusher, queue string, job *Job) error {
+func (n NineMethods) settle(queue string, s Settlement) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callLimit)
 	defer cancel()
-	return unbatch(b.PushBatch(ctx, queue, []*Job{job}))
+	return unbatch(n.Of.Settle(ctx, queue, []Settlement{s}))
 }
 
-func pushLater(b BatchPusher, queue string, job *Job, delay int64) error {
+// Push is that of a [Broker].
+func (n NineMethods) Push(job *Job, queue string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), callLimit)
+	defer cancel()
+	return unbatch(n.Of.PushBatch(ctx, queue, []*Job{job}))
+}
+
+// Later is that of a [Broker].
+func (n NineMethods) Later(delay int64, job *Job, queue string) error {
 	d, err := seconds(delay)
 	if err != nil {
 		return err
 	}
 	later := *job
 	later.Delay = d
-	return pushOne(b, queue, &later)
+	return n.Push(&later, queue)
 }
 
 // seconds converts the int64 of the nine methods; a negative one is none.

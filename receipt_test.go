@@ -20,7 +20,7 @@ func receiptOf(b Broker, until time.Time) *Settlement {
 }
 
 func TestReceiptIsGoodForOneSettlement(t *testing.T) {
-	b := new(memoryBroker)
+	b := newMemoryBroker()
 	s := receiptOf(b, time.Now().Add(time.Minute))
 	r, err := s.Begin(b, "q")
 	require.NoError(t, err)
@@ -76,7 +76,7 @@ func TestEndOfASettlement(t *testing.T) {
 		"unknown, done":                           {later, []error{unknown, nil}, []error{unknown, nil}, ErrNotReserved},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := new(memoryBroker)
+			b := newMemoryBroker()
 			s := receiptOf(b, c.until)
 			for i, answer := range c.answers {
 				r, err := s.Begin(b, "q")
@@ -90,7 +90,7 @@ func TestEndOfASettlement(t *testing.T) {
 }
 
 func TestLostReceiptCannotBeUsed(t *testing.T) {
-	b := new(memoryBroker)
+	b := newMemoryBroker()
 	s := receiptOf(b, time.Now().Add(time.Minute))
 	r, err := s.Job.Receipt(b, "q")
 	require.NoError(t, err)
@@ -104,7 +104,7 @@ func TestLostReceiptCannotBeUsed(t *testing.T) {
 }
 
 func TestReservationCanBeProlonged(t *testing.T) {
-	b := new(memoryBroker)
+	b := newMemoryBroker()
 	until := time.Now().Add(time.Minute)
 	r, err := receiptOf(b, until).Job.Receipt(b, "q")
 	require.NoError(t, err)
@@ -120,7 +120,7 @@ func TestReservationCanBeProlonged(t *testing.T) {
 
 func TestOneOfManySettlementsWins(t *testing.T) {
 	for range 200 {
-		b := new(memoryBroker)
+		b := newMemoryBroker()
 		s := receiptOf(b, time.Now().Add(time.Minute))
 		job := *s.Job // a copy shares the receipt
 		var won atomic.Int32
