@@ -13,6 +13,7 @@ func (b *redisBroker) Settle(ctx context.Context, queue string, batch []Settleme
 	errs := make([]error, len(batch))
 	receipts := make([]*Receipt, 0, len(batch))
 	index := make([]int, 0, len(batch)) // of each receipt in the batch
+	args := make([]any, 0, 2*len(batch))
 	soonest := maxDelay
 	for i := range batch {
 		s := &batch[i]
@@ -22,6 +23,7 @@ func (b *redisBroker) Settle(ctx context.Context, queue string, batch []Settleme
 			continue
 		}
 		receipts, index = append(receipts, r), append(index, i)
+		args = appendSettlement(args, s, r)
 		if s.Op == OpRelease && s.Delay > 0 {
 			soonest = min(soonest, s.Delay)
 		}
@@ -29,15 +31,11 @@ func (b *redisBroker) Settle(ctx context.Context, queue string, batch []Settleme
 	if len(receipts) == 0 {
 		return Batch(errs)
 	}
-	args := make([]any, 0, 2*len(receipts))
-	for n, r := range slices.Backward(receipts) { // so that those put back at the head keep their order
-		args = appendSettlement(args, &batch[index[n]], r)
-	}
 	missed, err := b.run(ctx, settleScript, b.keys(queue), args...).Int64Slice()
 	err = redisError(err)
 	for n, r := range receipts {
 		own := err
-		if err == nil && slices.Contains(missed, int64(len(receipts)-n)) {
+		if err == nil && slices.Contains(missed, int64(n+1)) {
 			own = ErrNotReserved
 		}
 		errs[index[n]] = r.End(own)

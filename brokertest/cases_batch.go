@@ -27,6 +27,8 @@ var batchCases = []testCase{
 		rule: "A job that is twice in a batch is settled once, the first way."},
 	{name: "unstarted-to-head", needs: needs(settler, ordered), check: unstartedToHead,
 		rule: "Jobs that are released Unstarted go back to the head of the queue, in their order."},
+	{name: "released-to-tail", needs: needs(settler, ordered), check: releasedToTail,
+		rule: "Jobs that are released go to the end of the queue, those of one batch in their order."},
 }
 
 var attemptCases = []testCase{
@@ -174,6 +176,20 @@ func settleTwiceInBatch(c *trial) {
 	})
 	c.onlyFails(err, 3, 2, linda.ErrNotReserved)
 	c.nothing(b)
+}
+
+func releasedToTail(c *trial) {
+	b := c.open()
+	c.push(b, 6)
+	jobs := c.reserve(b, c.queue, 4, c.long)
+	var batch []linda.Settlement
+	for _, job := range jobs {
+		batch = append(batch, linda.Settlement{Job: job, Op: linda.OpRelease})
+	}
+	c.must(as[linda.Settler](c, b).Settle(c.Context(), c.queue, batch), "Settle")
+	got := c.reserve(b, c.queue, 6, c.long)
+	equal(c, classes(got), "[job-4 job-5 job-0 job-1 job-2 job-3]", "order")
+	c.delete(b, got...)
 }
 
 func unstartedToHead(c *trial) {

@@ -4,7 +4,8 @@
 -- ARGV   the settlements, one after the other:
 --        d member                         delete
 --        r member body delay              release after delay in ms
---        f member body                    release to the head of the queue
+--        f member body                    release to the head of the queue; those
+--                                         of one call keep their order
 --        b member body                    bury
 --        u id key                         free the unique key of the settlement before
 --        A member of '' was deleted when it was popped: there is nothing to remove.
@@ -12,7 +13,7 @@
 
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
-local count, missed, i = 0, {}, 1
+local count, missed, heads, i = 0, {}, {}, 1
 local held
 
 while i <= #ARGV do
@@ -30,7 +31,7 @@ while i <= #ARGV do
     if not held then
       missed[#missed + 1] = count
     elseif op == 'f' then
-      redis.call('LPUSH', KEYS[1], ARGV[i + 2])
+      heads[#heads + 1] = ARGV[i + 2]
     elseif op == 'b' then
       redis.call('ZADD', KEYS[4], string.format('%.6f', now), ARGV[i + 2])
     elseif op == 'r' and tonumber(ARGV[i + 3]) <= 0 then
@@ -40,5 +41,8 @@ while i <= #ARGV do
     end
     i = i + ({d = 2, r = 4, f = 3, b = 3})[op]
   end
+end
+for n = #heads, 1, -1 do
+  redis.call('LPUSH', KEYS[1], heads[n])
 end
 return missed
