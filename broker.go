@@ -114,7 +114,8 @@ type Inspector interface {
 type Uniquer interface {
 	// PushUnique adds the job unless its key is held by another job of the
 	// queue; then it returns a [*DuplicateError]. The key is free again when
-	// the job is done or dead, or when Job.UniqueTTL ends.
+	// the job is done or dead, or when Job.UniqueTTL ends. Push, Later and
+	// PushBatch of such a broker honour the key as well.
 	PushUnique(ctx context.Context, queue string, job *Job) error
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -46,30 +47,11 @@ func newBackend(b Broker, interval time.Duration) *backend {
 
 // push adds jobs to one queue.
 func (b *backend) push(ctx context.Context, queue string, jobs []*Job) error {
-	keyed := 0
-	for _, job := range jobs {
-		if job.UniqueKey != "" {
-			keyed++
-		}
-	}
-	switch {
-	case keyed == 0:
-		return b.pusher.PushBatch(ctx, queue, jobs)
-	case b.uniquer == nil:
+	keyed := func(job *Job) bool { return job.UniqueKey != "" }
+	if b.uniquer == nil && slices.ContainsFunc(jobs, keyed) {
 		return fmt.Errorf("linda: this broker has no unique jobs: %w", errors.ErrUnsupported)
 	}
-	if _, err := encodeAll(ctx, queue, jobs); err != nil {
-		return err
-	}
-	errs := make([]error, len(jobs))
-	for i, job := range jobs {
-		if job.UniqueKey != "" {
-			errs[i] = b.uniquer.PushUnique(ctx, queue, job)
-		} else {
-			errs[i] = unbatch(b.pusher.PushBatch(ctx, queue, []*Job{job}))
-		}
-	}
-	return Batch(errs)
+	return b.pusher.PushBatch(ctx, queue, jobs)
 }
 
 // tracked gives the jobs of a nine-method broker receipts, unless that does so

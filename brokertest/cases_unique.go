@@ -15,6 +15,8 @@ import (
 var uniqueCases = []testCase{
 	{name: "unique", needs: needs(uniquer), check: unique,
 		rule: "A second job with the same key is a DuplicateError that names the holder; another key or queue is free."},
+	{name: "unique-by-any-push", needs: needs(uniquer), check: uniqueByAnyPush,
+		rule: "Push, Later and PushBatch honour the key as PushUnique does."},
 	{name: "unique-freed", needs: needs(uniquer), check: uniqueFreed,
 		rule: "The key is free once its job is deleted, buried, purged or popped at most once."},
 	{name: "unique-kept", needs: needs(uniquer), check: uniqueKept,
@@ -57,6 +59,25 @@ func (c *trial) taken(b linda.Broker, key string, holder *linda.Job, when string
 		return
 	}
 	equal(c, *dup, linda.DuplicateError{Queue: c.queue, Key: key, ID: holder.ID}, "the DuplicateError")
+}
+
+func uniqueByAnyPush(c *trial) {
+	b := c.open()
+	refused := func(err error, call string) {
+		c.Helper()
+		var dup *linda.DuplicateError
+		if !errors.As(err, &dup) {
+			c.Errorf("%s: got %v, want a DuplicateError", call, err)
+		}
+	}
+	c.must(b.Push(keyed("k"), c.queue), "Push of a free key")
+	refused(b.Push(keyed("k"), c.queue), "Push")
+	refused(b.Later(60, keyed("k"), c.queue), "Later")
+	if p, ok := linda.As[linda.BatchPusher](b); ok {
+		refused(p.PushBatch(c.Context(), c.queue, []*linda.Job{newJob("free"), keyed("k")}), "PushBatch")
+		c.delete(b, c.reserve(b, c.queue, 1, c.long)...)
+	}
+	c.delete(b, c.one(b))
 }
 
 func unique(c *trial) {
