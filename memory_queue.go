@@ -264,9 +264,8 @@ func (q *memoryQueue) remove(m *memoryJob, state State) {
 
 // show returns a stored job to be looked at.
 func (m *memoryJob) show(queue string) *Job {
-	job, _ := Decode(queue, m.body)
+	job := peeked(queue, m.body)
 	job.Delivered(m.deliveries)
-	job.fillArgs()
 	return job
 }
 

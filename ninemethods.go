@@ -153,5 +153,12 @@ func kicked(queue, body string) string {
 	return job.renewed(job.head.fresh())
 }
 
+// peeked reads a body that is to be looked at.
+func peeked(queue, body string) *Job {
+	job, _ := Decode(queue, body)
+	job.fillArgs()
+	return job
+}
+
 // bounded is how many jobs one call of an Inspector handles where n are asked for.
 func bounded(n int) int { return min(max(n, 0), 1000) }

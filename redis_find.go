@@ -31,9 +31,7 @@ func (b *redisBroker) Find(ctx context.Context, queue, id string) (*Job, State, 
 			return nil, "", err
 		}
 		if body != "" {
-			job, _ := Decode(queue, body)
-			job.fillArgs()
-			return job, state, nil
+			return peeked(queue, body), state, nil
 		}
 	}
 	return nil, "", nil

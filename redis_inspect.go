@@ -48,8 +48,7 @@ func (b *redisBroker) Peek(ctx context.Context, queue string, state State, max i
 	}
 	jobs := make([]*Job, len(bodies))
 	for i, body := range bodies {
-		jobs[i], _ = Decode(queue, body)
-		jobs[i].fillArgs()
+		jobs[i] = peeked(queue, body)
 	}
 	return jobs, nil
 }
