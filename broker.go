@@ -96,13 +96,13 @@ type Inspector interface {
 	// before their first delivery.
 	Find(ctx context.Context, queue, id string) (*Job, State, error)
 	// Remove deletes the job with an id, in whatever state, and reports whether
-	// there was one. A RESERVED job belongs to a worker and cannot be removed.
+	// there was one. A RESERVED job belongs to a worker and gives ErrReserved.
 	Remove(ctx context.Context, queue, id string) (bool, error)
 	// Kick moves up to max dead jobs to READY, the longest dead first, with
 	// their attempts set back to none, and returns how many it moved.
 	Kick(ctx context.Context, queue string, max int) (int, error)
 	// Purge removes every job in a state and returns how many there were.
-	// RESERVED jobs belong to a worker and cannot be purged.
+	// RESERVED jobs belong to a worker and give ErrReserved.
 	Purge(ctx context.Context, queue string, state State) (int, error)
 	// Queues lists the queues that hold at least one job, sorted.
 	Queues(ctx context.Context) ([]string, error)
@@ -228,6 +228,9 @@ var (
 	// ErrFull means that the service has no room for the job. Nothing was
 	// done; it may have room later.
 	ErrFull = errors.New("linda: broker is full")
+	// ErrReserved means that a job cannot be removed, or the RESERVED jobs of a
+	// queue not be purged, since a worker holds them.
+	ErrReserved = errors.New("linda: job is reserved: a worker holds it")
 	// ErrClosed means that the broker or the dispatcher is closed.
 	ErrClosed = errors.New("linda: closed")
 )

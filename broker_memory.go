@@ -172,7 +172,7 @@ func (b *memoryBroker) take(q *memoryQueue, queue string, most int, lease time.D
 }
 
 func (b *memoryBroker) PushBatch(ctx context.Context, queue string, jobs []*Job) error {
-	bodies, err := encodeAll(ctx, queue, jobs)
+	bodies, err := EncodeBatch(ctx, queue, jobs)
 	if err != nil {
 		return err
 	}
@@ -299,7 +299,7 @@ func (b *memoryBroker) Remove(ctx context.Context, queue, id string) (bool, erro
 		return false, nil
 	}
 	if state == Reserved {
-		return false, errRemoveReserved
+		return false, ErrReserved
 	}
 	q.remove(m, state)
 	q.unlockKey(m.show(queue))
@@ -314,7 +314,7 @@ func (b *memoryBroker) Kick(ctx context.Context, queue string, max int) (int, er
 	defer unlock()
 	n := min(len(q.dead), bounded(max))
 	for _, m := range q.dead[:n] {
-		m.body = kicked(queue, m.body)
+		m.body = KickedBody(queue, m.body)
 		q.add(m, 0)
 	}
 	q.dead = slices.Delete(q.dead, 0, n)

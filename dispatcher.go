@@ -137,7 +137,7 @@ func (d *Dispatcher) PushBatch(ctx context.Context, jobs []*Job) error {
 		return backend.push(ctx, groups[0].queue, jobs)
 	}
 	for _, g := range groups { // nothing is pushed unless all can be
-		if _, err := encodeAll(ctx, g.queue, g.jobs); err != nil {
+		if _, err := EncodeBatch(ctx, g.queue, g.jobs); err != nil {
 			return err
 		}
 	}

@@ -225,7 +225,7 @@ func burial(job *Job) *Job {
 type ninePusher struct{ Broker }
 
 func (b *ninePusher) PushBatch(ctx context.Context, queue string, jobs []*Job) error {
-	if _, err := encodeAll(ctx, queue, jobs); err != nil {
+	if _, err := EncodeBatch(ctx, queue, jobs); err != nil {
 		return err
 	}
 	errs := make([]error, len(jobs))

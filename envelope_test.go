@@ -205,7 +205,7 @@ func TestBadBodyIsBuriedByteForByte(t *testing.T) {
 		assert.Equal(t, job.ID, again.ID)
 		assert.Equal(t, err.Error(), again.LastError())
 
-		back, _ := Decode("q", kicked("q", dead))
+		back, _ := Decode("q", KickedBody("q", dead))
 		assert.Equal(t, body, string(back.Body()), "after a kick")
 	}
 }
@@ -255,7 +255,7 @@ func TestMembersThatANewerLindaWroteSurvive(t *testing.T) {
 		assert.Equal(t, "new", job.LastError())
 		assert.Equal(t, `,"prio":[1, 2],"ID":"y","q\"uote":{"a":null}`, job.head.newer)
 	}
-	dead := decoded(t, kicked("q", job.body))
+	dead := decoded(t, KickedBody("q", job.body))
 	assert.Equal(t, job.head.newer, dead.head.newer)
 }
 
@@ -468,7 +468,7 @@ func TestCountsFollowEverySequenceOfDeliveries(t *testing.T) {
 				m.crashes++
 			}
 		}
-		job := delivered(t, kicked("q", body))
+		job := delivered(t, KickedBody("q", body))
 		require.Equal(t, 1, job.Attempt(), "after a kick")
 		require.Zero(t, job.Crashes(), "after a kick")
 		require.Equal(t, plain(`[1]`), string(job.Body()))

@@ -230,7 +230,7 @@ func (b *faulty) steal(t testing.TB, queue, id string) *Job {
 		t.Fatal(err)
 	}
 	for _, m := range slices.Clone(q.reserved) {
-		if bodyID([]byte(m.body)) == id {
+		if BodyID(m.body) == id {
 			q.reserve(m, time.Now())
 		}
 	}

@@ -111,6 +111,15 @@ func (j *Job) Failures() int { return int(j.head.Failures) }
 // their worker: it crashed, or lost its reservation.
 func (j *Job) Crashes() int { return max(0, int(j.head.Deliveries-1-j.head.Settled)) }
 
+// Due returns the time before which the job must not run, where its broker
+// keeps that in the body: see [DueBody]. Otherwise it is zero.
+func (j *Job) Due() time.Time {
+	if j.head.Due == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(j.head.Due)
+}
+
 // LastError returns the text of the last failure, or why the job is dead.
 func (j *Job) LastError() string { return j.head.Err }
 

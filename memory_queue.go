@@ -202,7 +202,7 @@ func (q *memoryQueue) lockKey(queue string, body []byte, job *Job) error {
 	if k, taken := q.keys[job.UniqueKey]; taken && (k.until.IsZero() || now.Before(k.until)) {
 		return &DuplicateError{Queue: queue, Key: job.UniqueKey, ID: k.id}
 	}
-	k := memoryKey{id: bodyID(body)}
+	k := memoryKey{id: BodyID(string(body))}
 	if job.UniqueTTL > 0 {
 		k.until = now.Add(job.UniqueTTL)
 	}
@@ -240,7 +240,7 @@ func (q *memoryQueue) find(id string) (*memoryJob, State) {
 	for _, state := range states {
 		jobs, _ := q.in(state)
 		for _, m := range jobs {
-			if bodyID([]byte(m.body)) == id {
+			if BodyID(m.body) == id {
 				return m, state
 			}
 		}
@@ -264,7 +264,7 @@ func (q *memoryQueue) remove(m *memoryJob, state State) {
 
 // show returns a stored job to be looked at.
 func (m *memoryJob) show(queue string) *Job {
-	job := peeked(queue, m.body)
+	job := DecodePeeked(queue, m.body)
 	job.Delivered(m.deliveries)
 	return job
 }
@@ -282,11 +282,11 @@ func (q *memoryQueue) purge(state State) (int, error) {
 	case Dead:
 		q.dead = nil
 	default:
-		return 0, errPurgeReserved
+		return 0, ErrReserved
 	}
 	gone := make(map[string]bool, len(jobs))
 	for _, m := range jobs {
-		gone[bodyID([]byte(m.body))] = true
+		gone[BodyID(m.body)] = true
 	}
 	maps.DeleteFunc(q.keys, func(_ string, k memoryKey) bool { return gone[k.id] })
 	return len(jobs), nil

@@ -14,11 +14,6 @@ const callLimit = 5 * time.Second
 // maxDelay is the longest delay that linda can express.
 const maxDelay = time.Duration(math.MaxInt64)
 
-var (
-	errPurgeReserved  = errors.New("linda: reserved jobs cannot be purged: a worker holds them")
-	errRemoveReserved = errors.New("linda: a reserved job cannot be removed: a worker holds it")
-)
-
 // NineMethods is six of the nine methods of a [Broker], each one call of the
 // larger interfaces that the broker has, within five seconds. Authors of
 // brokers embed it and set Of to the broker; Connect, Close and
@@ -108,26 +103,6 @@ func seconds(n int64) (time.Duration, error) {
 	return time.Duration(max(n, 0)) * time.Second, nil
 }
 
-// encodeAll encodes the jobs of a batch; one that cannot be is a fault of the
-// whole batch, before any I/O.
-func encodeAll(ctx context.Context, queue string, jobs []*Job) ([][]byte, error) {
-	if err := CheckName(queue); err != nil {
-		return nil, err
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	bodies := make([][]byte, len(jobs))
-	for i, job := range jobs {
-		body, err := Encode(job, queue)
-		if err != nil {
-			return nil, err
-		}
-		bodies[i] = body
-	}
-	return bodies, nil
-}
-
 // unbatch is the error of a batch of one.
 func unbatch(err error) error {
 	var batch *BatchError
@@ -136,29 +111,3 @@ func unbatch(err error) error {
 	}
 	return err
 }
-
-// bodyID returns the id in a body, or nothing where it has no header.
-func bodyID(body []byte) string {
-	var h header
-	_, _ = h.read(string(body))
-	return h.ID
-}
-
-// kicked is the body of a dead job that becomes ready.
-func kicked(queue, body string) string {
-	job, _ := Decode(queue, body)
-	if job.err != nil && job.head.Raw == 1 {
-		return string(job.Body())
-	}
-	return job.renewed(job.head.fresh())
-}
-
-// peeked reads a body that is to be looked at.
-func peeked(queue, body string) *Job {
-	job, _ := Decode(queue, body)
-	job.fillArgs()
-	return job
-}
-
-// bounded is how many jobs one call of an Inspector handles where n are asked for.
-func bounded(n int) int { return min(max(n, 0), 1000) }

@@ -31,7 +31,7 @@ func (b *redisBroker) Find(ctx context.Context, queue, id string) (*Job, State, 
 			return nil, "", err
 		}
 		if body != "" {
-			return peeked(queue, body), state, nil
+			return DecodePeeked(queue, body), state, nil
 		}
 	}
 	return nil, "", nil
@@ -62,7 +62,7 @@ func (b *redisBroker) Remove(ctx context.Context, queue, id string) (bool, error
 			return false, err
 		}
 		if state == Reserved {
-			return false, errRemoveReserved
+			return false, ErrReserved
 		}
 		remove := []any{"ZREM", b.key(queue, state), job.body}
 		if state == Ready {

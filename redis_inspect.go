@@ -48,7 +48,7 @@ func (b *redisBroker) Peek(ctx context.Context, queue string, state State, max i
 	}
 	jobs := make([]*Job, len(bodies))
 	for i, body := range bodies {
-		jobs[i] = peeked(queue, body)
+		jobs[i] = DecodePeeked(queue, body)
 	}
 	return jobs, nil
 }
@@ -71,7 +71,7 @@ func (b *redisBroker) Kick(ctx context.Context, queue string, max int) (int, err
 	}
 	args := make([]any, 0, 2*len(dead))
 	for _, body := range dead {
-		args = append(args, body, kicked(queue, body))
+		args = append(args, body, KickedBody(queue, body))
 	}
 	moved, err := b.run(ctx, kickScript, []string{queue, b.key(queue, Dead)}, args...).Int()
 	return moved, redisError(err)
@@ -86,7 +86,7 @@ func (b *redisBroker) Purge(ctx context.Context, queue string, state State) (int
 		return 0, err
 	}
 	if state == Reserved {
-		return 0, errPurgeReserved
+		return 0, ErrReserved
 	}
 	for total := 0; ; {
 		reply, err := b.run(ctx, purgeScript, []string{key, b.key(queue, redisUnique)}, redisPushMost).Slice()

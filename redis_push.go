@@ -18,7 +18,7 @@ func (b *redisBroker) PushBatch(ctx context.Context, queue string, jobs []*Job) 
 	if err := b.check(ctx, queue); err != nil {
 		return err
 	}
-	bodies, err := encodeAll(ctx, queue, jobs)
+	bodies, err := EncodeBatch(ctx, queue, jobs)
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (b *redisBroker) PushUnique(ctx context.Context, queue string, job *Job) er
 
 func (b *redisBroker) pushUnique(ctx context.Context, queue string, job *Job, body []byte) error {
 	keys := []string{queue, b.key(queue, Delayed), b.key(queue, redisUnique)}
-	holder, err := runRedis(ctx, b.adder(queue), uniqueScript, keys, job.UniqueKey, bodyID(body),
+	holder, err := runRedis(ctx, b.adder(queue), uniqueScript, keys, job.UniqueKey, BodyID(string(body)),
 		milliseconds(job.UniqueTTL), milliseconds(job.Delay), body).Text()
 	if err != nil {
 		return redisError(err)

@@ -46,7 +46,7 @@ func (b *redisBroker) tick(ctx context.Context, queue string, ticks []Tick, bodi
 			args = append(args, t.Schedule, 0, t.Spec, "", "", "", 0)
 		} else {
 			args = append(args, t.Schedule, t.At.UnixMilli(), t.Spec, bodies[i],
-				t.Job.UniqueKey, bodyID(bodies[i]), milliseconds(t.Job.UniqueTTL))
+				t.Job.UniqueKey, BodyID(string(bodies[i])), milliseconds(t.Job.UniqueTTL))
 		}
 	}
 	keys := []string{queue, b.key(queue, redisSchedule), b.key(queue, redisUnique)}

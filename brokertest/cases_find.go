@@ -99,9 +99,9 @@ func remove(c *trial) {
 
 	id = push(0)
 	held := c.one(b)
-	if removed, err := i.Remove(c.Context(), c.queue, id); err == nil || removed {
-		c.Errorf("a reserved job was removed: %v, %v", removed, err)
-	}
+	removed, err := i.Remove(c.Context(), c.queue, id)
+	c.is(err, linda.ErrReserved, "Remove of a reserved job")
+	equal(c, removed, false, "a reserved job was removed")
 	c.settle(b, linda.Settlement{Job: held, Op: linda.OpBury, Reason: "no use"})
 	removes(id, true, "when dead")
 	c.nothing(b)
