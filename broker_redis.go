@@ -288,6 +288,7 @@ func (b *redisBroker) take(ctx context.Context, queue string, max int, lease tim
 	for i := range jobs {
 		member, _ := reply[i+1].(string)
 		jobs[i], _ = Decode(queue, member) // a bad body is for the caller to bury
+		jobs[i].head.Deliveries++          // which is written when it ends
 		until := time.Time{}
 		if lease > 0 {
 			until = sent.Add(lease)

@@ -22,7 +22,9 @@ const (
 // Encode returns the body that a broker stores for a job that is pushed to a
 // queue. It is a new job even where job was popped. For authors of brokers;
 // what a settlement stores is [Settlement.Body].
-func Encode(job *Job, queue string) ([]byte, error) {
+func Encode(job *Job, queue string) ([]byte, error) { return encode(job, queue, "") }
+
+func encode(job *Job, queue, token string) ([]byte, error) {
 	if queue != "" { // as json.Marshal of a Job may leave it
 		if err := CheckName(queue); err != nil {
 			return nil, err
@@ -32,6 +34,7 @@ func Encode(job *Job, queue string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	head.Token = token
 	b := head.appendTo(make([]byte, 0, 256+len(job.Payload.raw)))
 	headEnd := len(b)
 	b = append(b, `,"queue":`...)

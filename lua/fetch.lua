@@ -3,14 +3,16 @@
 -- KEYS   ready, reserved, delayed
 -- ARGV   1 how many jobs to reserve
 --        2 lease in ms; 0 deletes the jobs instead
---        3 a text that no other call has used: it starts every token
+--        3 a text that no other call has used: it starts every id and token
 --        4 how many jobs to move to READY at most, from each set
 -- Result {ms until the next job is due, body, ...}
 --        ms is -1 if none will be, 0 if there is more to do at once
 --
--- A body leaves with linda's bookkeeping as its first member: one more delivery
--- and a new token, put in as text so that the rest stays as it is. The token
--- makes each reservation another member of the set, which is what fences it.
+-- A body is reserved as it is, and the text of the whole is what fences the
+-- reservation: no two jobs have the same, since each has an id of its own or a
+-- token besides, and a job whose reservation ends is one delivery further. Only
+-- a body that no linda has written, or that is there twice, is changed, as text,
+-- so that the rest stays as it is.
 
 if redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[3]) == 0 then
   return {-1}
@@ -24,37 +26,30 @@ local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
 local most_bytes, chunk = 8388608, 200
 
-local more = false
-for i = 2, 3 do
-  local due = redis.call('ZRANGEBYSCORE', KEYS[i], '-inf', string.format('%.6f', now), 'LIMIT', 0, limit)
-  for from = 1, #due, chunk do
-    local to = math.min(from + chunk - 1, #due)
-    -- A server that is out of memory refuses RPUSH, but not to a script that
-    -- has begun by removing something. So ZREM is first.
-    redis.call('ZREM', KEYS[i], unpack(due, from, to))
-    redis.call('RPUSH', KEYS[1], unpack(due, from, to))
-  end
-  more = more or #due == limit
-end
-
-local find, sub, gsub = string.find, string.sub, string.gsub
-local fresh = '^({"linda":{"id":"[^"\\]+","n":)0}'
+local find, sub = string.find, string.sub
 local counted = '^[ \t\r\n]*{"linda":{"id":"[^"\\]+","n":(%d+)[,}]'
 
-local function delivered(body, token)
-  -- Nearly every job, as Push wrote it. This is half of what a fetch costs.
-  local first, is_fresh = gsub(body, fresh, '%11,"r":"' .. token .. '"}')
-  if is_fresh == 1 then
-    return first
-  end
-  local _, last, n = find(body, counted)
-  if last and #n <= 15 then
-    last = last - 1 -- of the digits
+-- Returns where the count of deliveries ends in a body, and the count.
+local function count(body)
+  local _, behind, n = find(body, counted)
+  if behind and #n <= 15 then return behind - 1, n end
+end
+
+-- Returns the body of a job whose reservation has ended: the delivery counts.
+local function ended(body)
+  local last, n = count(body)
+  if not last then return body end
+  return sub(body, 1, last - #n) .. string.format('%d', n + 1) .. sub(body, last + 1)
+end
+
+-- Returns a body that is like no other.
+local function apart(body, token)
+  local last = count(body)
+  if last then
     local _, stale = find(body, '^,"r":"[^"\\]*"', last + 1)
-    return sub(body, 1, last - #n) .. string.format('%d', n + 1)
-      .. ',"r":"' .. token .. '"' .. sub(body, (stale or last) + 1)
+    return sub(body, 1, last) .. ',"r":"' .. token .. '"' .. sub(body, (stale or last) + 1)
   end
-  local head = '"linda":{"id":"' .. token .. '","n":1,"r":"' .. token .. '"'
+  local head = '"linda":{"id":"' .. token .. '","n":0'
   local _, brace = find(body, '^[ \t\r\n]*{')
   if not brace then -- not a JSON object: it goes behind one
     return '{' .. head .. ',"raw":1}}' .. body
@@ -63,13 +58,35 @@ local function delivered(body, token)
   return sub(body, 1, brace) .. head .. '}' .. comma .. sub(body, brace + 1)
 end
 
-local result, bytes = {0}, 0
+local more = false
+for i = 2, 3 do
+  local due = redis.call('ZRANGEBYSCORE', KEYS[i], '-inf', string.format('%.6f', now), 'LIMIT', 0, limit)
+  for from = 1, #due, chunk do
+    local to = math.min(from + chunk - 1, #due)
+    -- A server that is out of memory refuses RPUSH, but not to a script that
+    -- has begun by removing something. So ZREM is first.
+    redis.call('ZREM', KEYS[i], unpack(due, from, to))
+    if i == 2 then
+      for at = from, to do due[at] = ended(due[at]) end
+    end
+    redis.call('RPUSH', KEYS[1], unpack(due, from, to))
+  end
+  more = more or #due == limit
+end
+
+local result, bytes, taken = {0}, 0, {}
 while #result <= want and bytes < most_bytes do
   local got = #result - 1
   local bodies = redis.call('LRANGE', KEYS[1], got, math.min(got + chunk, want) - 1)
-  for _, body in ipairs(bodies) do
+  if #bodies == 0 then break end
+  local held = redis.call('ZMSCORE', KEYS[2], unpack(bodies))
+  for i, body in ipairs(bodies) do
     bytes = bytes + #body
-    result[#result + 1] = delivered(body, nonce .. '.' .. #result)
+    if held[i] or taken[body] or not count(body) then
+      body = apart(body, nonce .. '.' .. #result)
+    end
+    taken[body] = true
+    result[#result + 1] = body
     if bytes >= most_bytes then break end
   end
   if #bodies < chunk then break end
