@@ -42,6 +42,9 @@ func encode(job *Job, queue, token string) ([]byte, error) {
 	b = append(b, `,"Payload":{"class":`...)
 	b = appendString(b, job.Payload.Class)
 	b = append(b, `,"args":`...)
+	if plain, ok := appendPlain(b, job.Payload.Args); ok && job.Payload.raw == "" && len(plain)-headEnd+2 <= MaxBody {
+		return append(plain, "}}"...), nil
+	}
 	if b, err = job.Payload.appendArgs(b); err != nil {
 		return nil, err
 	}
@@ -102,9 +105,11 @@ func newHeader(job *Job) (header, error) {
 func Decode(queue, body string) (*Job, error) {
 	j := &Job{Queue: queue, body: body}
 	j.headEnd, j.err = j.head.read(body)
-	if j.err == nil {
+	switch {
+	case j.err == nil && j.decodeShort():
+	case j.err == nil:
 		j.err = j.decode()
-	} else {
+	default:
 		j.err = fmt.Errorf("%w: header: %v", ErrBadJob, j.err)
 	}
 	if j.head.ID == "" {

@@ -35,9 +35,7 @@ type Settlement struct {
 // Body returns what to store for a job that is released or buried: the bytes
 // of its producer with linda's bookkeeping renewed. For authors of brokers.
 func (s *Settlement) Body() string {
-	h := s.Job.head.after(s.Unstarted, s.Snoozed, s.Reason)
-	h.Due = 0
-	return s.Job.renewed(h)
+	return s.Job.renewed(s.Job.head.after(s.Unstarted, s.Snoozed, s.Reason))
 }
 
 // Receipt ties a job that was popped to the broker that handed it out. It lets

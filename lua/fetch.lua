@@ -27,11 +27,20 @@ local now = clock[1] + clock[2] / 1000000
 local most_bytes, chunk = 8388608, 200
 
 local find, sub = string.find, string.sub
-local counted = '^[ \t\r\n]*{"linda":{"id":"[^"\\]+","n":(%d+)[,}]'
+local open = '{"linda":{"id":"'
 
--- Returns where the count of deliveries ends in a body, and the count.
+-- Returns where the count of deliveries ends in a body, and the count. A pattern
+-- for the whole header would take several times as long.
 local function count(body)
-  local _, behind, n = find(body, counted)
+  local id = 17
+  if sub(body, 1, 16) ~= open then
+    local _, last = find(body, '^[ \t\r\n]*' .. open)
+    if not last then return end
+    id = last + 1
+  end
+  local quote = find(body, '"', id, true)
+  if not quote or quote == id or string.byte(body, quote - 1) == 92 then return end
+  local _, behind, n = find(body, '^","n":(%d+)[,}]', quote)
   if behind and #n <= 15 then return behind - 1, n end
 end
 
@@ -74,22 +83,36 @@ for i = 2, 3 do
   more = more or #due == limit
 end
 
-local result, bytes, taken = {0}, 0, {}
+local result, bytes = {0}, 0
 while #result <= want and bytes < most_bytes do
   local got = #result - 1
   local bodies = redis.call('LRANGE', KEYS[1], got, math.min(got + chunk, want) - 1)
-  if #bodies == 0 then break end
-  local held = redis.call('ZMSCORE', KEYS[2], unpack(bodies))
-  for i, body in ipairs(bodies) do
+  for _, body in ipairs(bodies) do
     bytes = bytes + #body
-    if held[i] or taken[body] or not count(body) then
-      body = apart(body, nonce .. '.' .. #result)
-    end
-    taken[body] = true
-    result[#result + 1] = body
+    result[#result + 1] = count(body) and body or apart(body, nonce .. '.' .. #result)
     if bytes >= most_bytes then break end
   end
   if #bodies < chunk then break end
+end
+
+-- Reserves the bodies of result between two indices. One that is there already,
+-- or twice among them, is a job of its own and gets a token.
+local function reserve(from, to, till)
+  local scored = {}
+  for i = from, to do
+    scored[#scored + 1] = till
+    scored[#scored + 1] = result[i]
+  end
+  if redis.call('ZADD', KEYS[2], 'NX', unpack(scored)) == to - from + 1 then return end
+  local seen = {}
+  for i, score in ipairs(redis.call('ZMSCORE', KEYS[2], unpack(result, from, to))) do
+    local at = from + i - 1
+    if tonumber(score) ~= tonumber(till) or seen[result[at]] then
+      result[at] = apart(result[at], nonce .. '.' .. at)
+      redis.call('ZADD', KEYS[2], till, result[at])
+    end
+    seen[result[at]] = true
+  end
 end
 
 if #result > 1 then
@@ -97,12 +120,7 @@ if #result > 1 then
   if lease > 0 then
     local till = string.format('%.6f', now + lease / 1000)
     for from = 2, #result, chunk do
-      local scored = {}
-      for i = from, math.min(from + chunk - 1, #result) do
-        scored[#scored + 1] = till
-        scored[#scored + 1] = result[i]
-      end
-      redis.call('ZADD', KEYS[2], unpack(scored))
+      reserve(from, math.min(from + chunk - 1, #result), till)
     end
   end
 elseif not more then
