@@ -230,6 +230,7 @@ func (h header) after(unstarted, uncounted bool, reason string) header {
 	if unstarted || uncounted {
 		h.Uncounted++
 	}
+	h.Due = 0
 	if reason != "" {
 		h.Failures++
 		h.Err = clip(reason)

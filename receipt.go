@@ -36,7 +36,7 @@ type Settlement struct {
 // of its producer with linda's bookkeeping renewed. For authors of brokers.
 func (s *Settlement) Body() string {
 	h := s.Job.head.after(s.Unstarted, s.Snoozed, s.Reason)
-	h.Token, h.Due = "", 0
+	h.Token = ""
 	return s.Job.renewed(h)
 }
 
