@@ -95,8 +95,8 @@ while #result <= want and bytes < most_bytes do
   if #bodies < chunk then break end
 end
 
--- Reserves the bodies of result between two indices. One that is there already,
--- or twice among them, is a job of its own and gets a token.
+-- Reserves the bodies of result between two indices. One that is reserved
+-- already, or that was before it in result, is a job of its own and gets a token.
 local function reserve(from, to, till)
   local scored = {}
   for i = from, to do
@@ -104,14 +104,14 @@ local function reserve(from, to, till)
     scored[#scored + 1] = result[i]
   end
   if redis.call('ZADD', KEYS[2], 'NX', unpack(scored)) == to - from + 1 then return end
-  local seen = {}
-  for i, score in ipairs(redis.call('ZMSCORE', KEYS[2], unpack(result, from, to))) do
-    local at = from + i - 1
-    if tonumber(score) ~= tonumber(till) or seen[result[at]] then
-      result[at] = apart(result[at], nonce .. '.' .. at)
-      redis.call('ZADD', KEYS[2], till, result[at])
+  local added, seen = {}, {}
+  for _, body in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], till, till)) do added[body] = true end
+  for i = 2, to do
+    if i >= from and (seen[result[i]] or not added[result[i]]) then
+      result[i] = apart(result[i], nonce .. '.' .. i)
+      redis.call('ZADD', KEYS[2], till, result[i])
     end
-    seen[result[at]] = true
+    seen[result[i]] = true
   end
 end
 
