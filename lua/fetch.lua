@@ -14,8 +14,6 @@
 -- makes each reservation another member of the set, which is what fences it.
 
 local want, lease, nonce, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
-local clock = redis.call('TIME')
-local now = clock[1] + clock[2] / 1000000
 local most_bytes, chunk = 8388608, 200
 
 local find, sub, gsub = string.find, string.sub, string.gsub
@@ -45,6 +43,7 @@ local function delivered(body, token)
 end
 
 local reserved, bytes = 0, 0 -- of all queues
+local now -- not asked for while all queues are empty
 
 local function serve(ready, held, delayed, paused)
   if redis.call('EXISTS', ready, held, delayed) == 0 then
@@ -56,6 +55,10 @@ local function serve(ready, held, delayed, paused)
   -- A key of another type is an error here, before anything is changed.
   redis.call('LLEN', ready)
   redis.call('ZCARD', held)
+  if not now then
+    local clock = redis.call('TIME')
+    now = clock[1] + clock[2] / 1000000
+  end
 
   local more = false
   for _, key in ipairs({held, delayed}) do
