@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +19,8 @@ import (
 type whole interface {
 	linda.Broker
 	linda.Fetcher
+	linda.MultiFetcher
+	linda.Pauser
 	linda.BatchPusher
 	linda.Settler
 	linda.Toucher
@@ -54,6 +57,8 @@ var mutants = []struct {
 	{"keys-for-ever", "unique-ttl", func(b whole) linda.Broker { return keysForEver{b} }},
 	{"ticks-again", "tick", func(b whole) linda.Broker { return ticksAgain{b} }},
 	{"ticks-early", "tick-early", func(b whole) linda.Broker { return ticksEarly{b} }},
+	{"ignores-the-order", "fetch-any-order", func(b whole) linda.Broker { return ignoresTheOrder{b} }},
+	{"forgets-pauses", "pause", func(b whole) linda.Broker { return forgetsPauses{b} }},
 	{"never-closes", "closed", func(b whole) linda.Broker { return neverCloses{b} }},
 }
 
@@ -383,3 +388,15 @@ func (b ticksEarly) Tick(ctx context.Context, queue string, ticks []linda.Tick) 
 	}
 	return b.whole.Tick(ctx, queue, earlier)
 }
+
+// ignoresTheOrder serves queues by their names.
+type ignoresTheOrder struct{ whole }
+
+func (b ignoresTheOrder) FetchAny(ctx context.Context, queues []string, max int, lease time.Duration) ([]*linda.Job, error) {
+	return b.whole.FetchAny(ctx, slices.Sorted(slices.Values(queues)), max, lease)
+}
+
+// forgetsPauses pauses nothing.
+type forgetsPauses struct{ whole }
+
+func (b forgetsPauses) Pause(context.Context, string) error { return nil }

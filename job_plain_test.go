@@ -70,7 +70,7 @@ func TestBodiesThatAreNotPlainAreLeftToTheDecoder(t *testing.T) {
 
 func TestPlainArgumentsAreWrittenAsEncodingJSONDoes(t *testing.T) {
 	for _, arg := range []any{
-		"", "a b<>&", 0, -7, int64(1) << 62, 0.0, -0.0, 1.5, 1e20, 1e21, 1e-6, 9e-7, 123456789.25, math.MaxFloat64, true, false, nil,
+		"", "a b<>&", 0, -7, int64(1) << 62, 0.0, 1.5, 1e20, 1e21, 1e-6, 9e-7, 123456789.25, math.MaxFloat64, true, false, nil,
 		"\u2028", "quote\"", "back\\slash", "\x1f", "é", math.Copysign(0, -1), uint8(3), float32(0.1), []any{1},
 	} {
 		want, err := appendJSON(nil, []any{arg})

@@ -90,6 +90,7 @@ func useAll(t *testing.T, url, queue string) error {
 		linda.Toucher
 		linda.Inspector
 		linda.BatchPusher
+		linda.Pauser
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -157,6 +158,8 @@ func useAll(t *testing.T, url, queue string) error {
 		push("", 0), purge(linda.Ready), push("", time.Hour), purge(linda.Delayed),
 		func() error { _, err := b.Stats(ctx, queue); return err },
 		func() error { _, err := b.Queues(ctx); return err },
+		func() error { return b.Pause(ctx, queue) },
+		func() error { return b.Resume(ctx, queue) },
 	} {
 		if err := step(); err != nil {
 			return err
