@@ -113,7 +113,7 @@ func (b *broker) Close() error {
 	b.mu.Unlock()
 	b.stop()
 	for _, c := range conns {
-		c.fail(linda.ErrClosed)
+		c.fail(errors.New("closed here")) // not ErrClosed: what was sent may be done
 	}
 	b.running.Wait()
 	if b.keeper != nil {

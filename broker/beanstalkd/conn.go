@@ -298,6 +298,12 @@ func (c *conn) forget(r *reservation) {
 	}
 }
 
+func (c *conn) forgetID(id uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.held, id)
+}
+
 // idle reports whether the connection has no job and nothing under way. Only
 // such a one may wait in the server: what is sent behind waits as well.
 func (c *conn) idle() bool {

@@ -130,7 +130,7 @@ func (b *broker) kick(ctx context.Context, queue string, dead reply) error {
 	if err := ask("reserve-job", "RESERVED", dead.id); err != nil {
 		return err
 	}
-	defer c.forget(c.reserved(dead.id))
+	defer c.forgetID(dead.id)
 	puts := &commands{tube: queue}
 	puts.put(linda.KickedBody(queue, dead.data), b.config.pri, 0, b.ttr())
 	if _, err := b.insert(ctx, puts); err != nil {

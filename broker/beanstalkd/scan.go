@@ -189,7 +189,7 @@ func (b *broker) look(ctx context.Context, queue string, state linda.State, max 
 
 // order compares jobs in a state: which is next in line.
 func order(state linda.State, a, b sighting) int {
-	by := ""
+	by := "id"
 	switch state {
 	case linda.Ready:
 		by = "pri"

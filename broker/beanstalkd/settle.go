@@ -251,7 +251,7 @@ func (b *broker) buryCopies(copied []*ending) {
 			e.err = answers[2*i+1].err("BURIED")
 		}
 		if c := b.puts.current(); c != nil {
-			c.forget(c.reserved(e.copy))
+			c.forgetID(e.copy)
 		}
 	}
 }
