@@ -65,13 +65,11 @@ func (h *harness) hit(ctx context.Context, s *slot, p chaos.Planned) (ok bool) {
 		defer s.busy.Unlock()
 		h.history.Write(chaos.Event{Kind: chaos.FaultBegins, Code: uint8(p.Fault), Proc: number},
 			chaos.Event{Kind: chaos.Killing, Proc: number})
-		_ = victim.signal(syscall.SIGKILL)
-		h.history.Write(chaos.Event{Kind: chaos.FaultEnds, Code: uint8(p.Fault), Proc: number})
+		_ = victim.signal(syscall.SIGKILL) // the fault ends when the process does
 	case chaos.TermWorker:
 		defer s.busy.Unlock()
 		h.history.Write(chaos.Event{Kind: chaos.FaultBegins, Code: uint8(p.Fault), Proc: number})
 		_ = victim.signal(syscall.SIGTERM)
-		h.history.Write(chaos.Event{Kind: chaos.FaultEnds, Code: uint8(p.Fault), Proc: number})
 	case chaos.StopWorker:
 		h.history.Write(chaos.Event{Kind: chaos.FaultBegins, Code: uint8(p.Fault), Proc: number})
 		_ = victim.signal(syscall.SIGSTOP)

@@ -183,8 +183,11 @@ func (c *Checker) process(e Event) {
 	if p.endsAt == 0 {
 		p.endsAt = e.At
 	}
-	if e.Kind == Dying {
-		c.faults.spans = append(c.faults.spans, faultSpan{kind: KillWorker, victim: e.Proc, from: e.At, to: e.At})
+	switch e.Kind {
+	case Dying:
+		c.faults.begin(Event{At: e.At, Proc: e.Proc, Code: uint8(KillWorker)})
+	case Ended:
+		c.faults.ended(e)
 	}
 	for _, n := range c.owed[e.Proc] { // it ended before it could tell that it had released them
 		c.explain(&c.jobs[n], ByKill)
@@ -251,9 +254,9 @@ func (c *Checker) follow(number uint32, prev reservation, cause Cause) {
 	prev.inherited = cause
 	if prev.startedAt != 0 {
 		j.again = max(cause, Unexplained)
-		if at, dead := c.dead(prev.proc); dead {
-			j.againFrom = at
-		}
+	}
+	if j.again != 0 { // also if this one never started it
+		j.againFrom, _ = c.dead(prev.proc)
 	}
 	if cause == 0 || !c.over(prev) {
 		c.old[prev.of(number)] = &prev

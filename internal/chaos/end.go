@@ -86,10 +86,11 @@ func (c *Checker) times() {
 	var all, quiet []int64
 	for _, again := range c.reruns {
 		all = append(all, again.to-again.from)
-		if !c.faults.server(again.from, again.to) {
+		if !c.faults.outage(again.from, again.to) && !c.faults.stops(again.from, again.to) {
 			quiet = append(quiet, again.to-again.from)
 		}
 	}
+	r.Reruns, r.RerunsQuiet = len(all), len(quiet)
 	r.Rerun99, r.RerunMax = quantile(quiet, 0.99), quantile(all, 1)
 	if bound := c.rules.Rerun; bound > 0 && r.Rerun99 > bound {
 		r.Fail(I10, fmt.Sprintf("after a kill jobs run again in %v (p99), not %v", round(r.Rerun99), bound))

@@ -49,6 +49,14 @@ func (f *faults) begin(e Event) {
 	f.spans = append(f.spans, faultSpan{kind: Fault(e.Code), victim: e.Proc, from: e.At})
 }
 
+// ended is told that a process has: until then one that was killed may have
+// done something.
+func (f *faults) ended(e Event) {
+	for _, kind := range []Fault{KillWorker, KillProducer, TermWorker} {
+		f.end(Event{At: e.At, Proc: e.Proc, Code: uint8(kind)})
+	}
+}
+
 func (f *faults) end(e Event) {
 	for i := len(f.spans) - 1; i >= 0; i-- {
 		s := &f.spans[i]
@@ -92,6 +100,11 @@ func (f *faults) stopped(proc uint32, from, to int64) bool {
 // outage reports whether the server or the network failed.
 func (f *faults) outage(from, to int64) bool {
 	return f.during(from, to, func(s faultSpan) bool { return !s.kind.ofWorker() })
+}
+
+// stops reports whether any worker was stopped.
+func (f *faults) stops(from, to int64) bool {
+	return f.during(from, to, func(s faultSpan) bool { return s.kind == StopWorker })
 }
 
 func (f *faults) server(from, to int64) bool {

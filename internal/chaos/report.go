@@ -86,7 +86,8 @@ type Report struct {
 	Overlaps                             int         // with a cause
 	Early                                int
 	Killed, Restarts                     int           // worker processes that ended without a stop; those that began after the first
-	Rerun99, RerunMax                    time.Duration // from the kill of a worker to the next run of what it ran
+	Reruns, RerunsQuiet                  int           // of what killed workers ran; those without another fault meanwhile
+	Rerun99, RerunMax                    time.Duration // from the kill to the run: of the quiet ones, and of all
 	Late99, LateMax                      time.Duration // of delayed jobs
 	FirstMedian, FirstMax                time.Duration // from the end of a server's fault to the first success
 	RecoveryMedian, RecoveryMax          time.Duration // to 80 % of the rate before it
@@ -167,7 +168,8 @@ func (r *Report) Print(w io.Writer) {
 		row("repeated: "+c.String(), r.Again[c])
 	}
 	row("overlaps with a cause", r.Overlaps)
-	row("rerun after a kill", "p99", round(r.Rerun99), "max", round(r.RerunMax))
+	row("rerun after a kill", "p99", round(r.Rerun99), fmt.Sprintf("of %d without another fault;", r.RerunsQuiet),
+		"max of all", r.Reruns, round(r.RerunMax))
 	row("late, delayed jobs", "p99", round(r.Late99), "max", round(r.LateMax))
 	row("server back to first success", "median", round(r.FirstMedian), "max", round(r.FirstMax))
 	row("server back to 80 % of the rate", "median", round(r.RecoveryMedian), "max", round(r.RecoveryMax))

@@ -40,8 +40,8 @@ type Fault struct {
 	After int64         // so many further bytes pass in this direction before it
 	For   time.Duration // of Hole, Delay and Slice: how long it lasts; 0: as long as the connection
 	Late  time.Duration // of Delay: by how much
-	// Within is how long the fault waits for those bytes before it is taken
-	// back; 0: as long as it takes.
+	// Within is how long the fault waits for those bytes at most: then a Reset
+	// or Close happens, and others are taken back. 0: as long as it takes.
 	Within time.Duration
 }
 
@@ -187,6 +187,8 @@ type link struct {
 	faults [2][]planned  // to come, in the order of at
 	spells [2][]spell    // that last
 	healed chan struct{} // closed, and replaced, by heal
+	timers []*time.Timer // of cuts that happen at the latest then
+	seq    int           // of the last id
 	isCut  bool
 	reset  bool
 }
@@ -196,6 +198,7 @@ type planned struct {
 	Fault
 	at      int64
 	expires time.Time // zero: never
+	id      int       // of one that happens at the latest after Within; 0 for others
 }
 
 // spell is a fault that lasts.
@@ -219,7 +222,12 @@ func (l *link) add(f Fault) {
 	}
 	defer l.mu.Unlock()
 	next := planned{Fault: f, at: at}
-	if f.Within > 0 {
+	switch {
+	case f.Within > 0 && f.Kind <= Close:
+		l.seq++
+		next.id = l.seq
+		l.timers = append(l.timers, time.AfterFunc(f.Within, func() { l.cutLate(f, next.id) }))
+	case f.Within > 0:
 		next.expires = time.Now().Add(f.Within)
 	}
 	fs := append(l.faults[f.Dir], next)
@@ -233,6 +241,17 @@ func (l *link) heal() {
 	l.faults, l.spells = [2][]planned{}, [2][]spell{}
 	close(l.healed)
 	l.healed = make(chan struct{})
+}
+
+// cutLate cuts for a fault that has waited for long enough, unless it was taken
+// back.
+func (l *link) cutLate(f Fault, id int) {
+	l.mu.Lock()
+	waits := slices.ContainsFunc(l.faults[f.Dir], func(p planned) bool { return p.id == id })
+	l.mu.Unlock()
+	if waits {
+		l.cut(f.Kind == Reset)
+	}
 }
 
 func (l *link) wasReset() bool {
@@ -250,6 +269,9 @@ func (l *link) cut(reset bool) {
 	}
 	l.isCut, l.reset = true, reset
 	close(l.done)
+	for _, t := range l.timers {
+		t.Stop()
+	}
 	for _, c := range l.ends {
 		if reset {
 			_ = c.SetLinger(0)
