@@ -11,6 +11,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"flag"
@@ -45,6 +46,8 @@ type options struct {
 	config
 	shrink, keep bool
 	replay, off  string
+	show         string
+	job          uint
 }
 
 // command runs the program and returns the status to exit with.
@@ -53,6 +56,9 @@ func command(ctx context.Context, args []string, out io.Writer) (status int) {
 	if err != nil {
 		_, _ = fmt.Fprintln(out, "lindachaos:", err)
 		return 2
+	}
+	if o.show != "" {
+		return show(o.show, uint32(o.job), out)
 	}
 	_, _ = fmt.Fprintf(out, "seed %#x\n", o.seed)
 	report, faults, dir, err := once(ctx, o, out)
@@ -91,6 +97,8 @@ func parse(args []string, out io.Writer) (*options, error) {
 	set.StringVar(&o.replay, "replay", "", "take the faults from the "+planName+" of an earlier run")
 	set.BoolVar(&o.shrink, "shrink", false, "after a failure, look for fewer faults that make it fail")
 	set.BoolVar(&o.keep, "keep", false, "keep the histories of a run that passes")
+	set.StringVar(&o.show, "show", "", "only print the histories in this folder")
+	set.UintVar(&o.job, "job", 0, "of -show: only what is about this job, and the faults; 0: everything")
 	if err := set.Parse(args); err != nil {
 		return nil, err
 	}
@@ -183,4 +191,20 @@ func shrink(ctx context.Context, o *options, faults []chaos.Planned, out io.Writ
 			return
 		}
 	}
+}
+
+// show prints histories.
+func show(dir string, job uint32, out io.Writer) (status int) {
+	w := bufio.NewWriter(out)
+	defer func() { _ = w.Flush() }()
+	for e, err := range chaos.Events(dir) {
+		if err != nil {
+			_, _ = fmt.Fprintln(w, "lindachaos:", err)
+			return 2
+		}
+		if job == 0 || e.Job == job || e.Job == 0 {
+			_, _ = fmt.Fprintln(w, e)
+		}
+	}
+	return 0
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"time"
 )
 
 // Event is one line of a history. What Value and Code mean depends on Kind.
@@ -68,6 +69,12 @@ func (k Kind) String() string {
 		return fmt.Sprint("kind ", uint8(k))
 	}
 	return kindNames[k]
+}
+
+// String tells the event in one line.
+func (e Event) String() string {
+	return fmt.Sprintf("%.6f process %d job %d attempt %d %v value %d code %d",
+		time.Duration(e.At).Seconds(), e.Proc, e.Job, e.Attempt, e.Kind, e.Value, e.Code)
 }
 
 // Role is what a process is for.

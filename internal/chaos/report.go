@@ -71,8 +71,10 @@ type Violation struct {
 }
 
 func (v Violation) String() string {
-	return fmt.Sprintf("%v: job %d, process %d, attempt %d, %v at %v: %s", v.Rule, v.Event.Job, v.Event.Proc,
-		v.Event.Attempt, v.Event.Kind, time.Duration(v.Event.At), v.Text)
+	if v.Event.Kind == 0 {
+		return fmt.Sprintf("%v: %s", v.Rule, v.Text)
+	}
+	return fmt.Sprintf("%v: %v: %s", v.Rule, v.Event, v.Text)
 }
 
 // Report is what a history tells.
