@@ -230,7 +230,7 @@ func (c *Checker) fetched(e Event) {
 			c.fail(I3, e, "it was over")
 		}
 	}
-	late := j.res.proc != 0 && e.Attempt < j.res.attempt && e.Value < j.res.until
+	late := j.res.proc != 0 && e.Attempt < j.res.attempt && e.Value <= j.res.toldAt
 	if j.done || j.dead || late { // told of late, by a process that was stopped: others have followed
 		j.troubles++
 		c.old[next.of(e.Job)] = &next
@@ -305,7 +305,9 @@ func (c *Checker) explain(j *job, cause Cause) {
 	}
 	if j.res.inherited == Unexplained { // it has started
 		c.report.Again[Unexplained]--
-		c.report.Again[cause]++
+		if cause != 0 {
+			c.report.Again[cause]++
+		}
 		j.res.inherited = cause
 	}
 }
@@ -336,6 +338,7 @@ func (c *Checker) started(e Event) {
 	}
 	if r.startedAt != 0 {
 		c.fail(I5, e, "one reservation, two runs")
+		return
 	}
 	r.startedAt = e.At
 	j.starts++
