@@ -88,7 +88,7 @@ func run(ctx context.Context, c config, out io.Writer) (*chaos.Report, []chaos.P
 		h.complain(chaos.I9, fmt.Sprintf("looking at what is left: %v", err))
 	}
 	began := time.Now()
-	report, err := chaos.Check(h.rules(), chaos.Events(h.dir))
+	report, err := chaos.Check(h.rules(h.target), chaos.Events(h.dir))
 	if err != nil {
 		return nil, h.done, err
 	}
@@ -103,10 +103,11 @@ func run(ctx context.Context, c config, out io.Writer) (*chaos.Report, []chaos.P
 	return report, h.done, nil
 }
 
-func (h *harness) rules() chaos.Rules {
-	r := chaos.Rules{Lease: h.lease, Bound: h.target.bound, Copies: h.target.copies, Inexact: h.target.inexact}
-	if h.target.rerun > 0 {
-		r.Rerun = h.lease + h.target.rerun
+// rules are what a run on a target is held to.
+func (c *config) rules(t target) chaos.Rules {
+	r := chaos.Rules{Lease: c.lease, Bound: t.bound, Copies: t.copies, Inexact: t.inexact}
+	if t.rerun > 0 {
+		r.Rerun = c.lease + t.rerun
 	}
 	return r
 }

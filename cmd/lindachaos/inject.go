@@ -16,6 +16,12 @@ const within = 500 * time.Millisecond
 // inject brings about one fault after the other until ctx ends, or there is
 // none left. Those that last go on beside it.
 func (h *harness) inject(ctx context.Context) {
+	for _, f := range h.target.spared {
+		h.mix[f] = 0
+	}
+	if h.target.special == nil {
+		h.mix[chaos.Special] = 0
+	}
 	plan := chaos.Plan(h.seed, h.mix, h.gap, h.lease/2)
 	if h.faults != nil {
 		plan = slices.Values(h.faults)

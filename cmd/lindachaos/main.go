@@ -46,7 +46,7 @@ type options struct {
 	config
 	shrink, keep bool
 	replay, off  string
-	show         string
+	show, check  string
 	job          uint
 }
 
@@ -59,6 +59,9 @@ func command(ctx context.Context, args []string, out io.Writer) (status int) {
 	}
 	if o.show != "" {
 		return show(o.show, uint32(o.job), out)
+	}
+	if o.check != "" {
+		return check(o, out)
 	}
 	_, _ = fmt.Fprintf(out, "seed %#x\n", o.seed)
 	report, faults, dir, err := once(ctx, o, out)
@@ -98,6 +101,7 @@ func parse(args []string, out io.Writer) (*options, error) {
 	set.BoolVar(&o.shrink, "shrink", false, "after a failure, look for fewer faults that make it fail")
 	set.BoolVar(&o.keep, "keep", false, "keep the histories of a run that passes")
 	set.StringVar(&o.show, "show", "", "only print the histories in this folder")
+	set.StringVar(&o.check, "check", "", "only check the histories in this folder, of a run with the same -broker and -lease")
 	set.UintVar(&o.job, "job", 0, "of -show: only what is about this job, and the faults; 0: everything")
 	if err := set.Parse(args); err != nil {
 		return nil, err
@@ -205,6 +209,20 @@ func show(dir string, job uint32, out io.Writer) (status int) {
 		if job == 0 || e.Job == job || e.Job == 0 {
 			_, _ = fmt.Fprintln(w, e)
 		}
+	}
+	return 0
+}
+
+// check checks histories once more.
+func check(o *options, out io.Writer) (status int) {
+	report, err := chaos.Check(o.rules(targets[o.broker]), chaos.Events(o.check))
+	if err != nil {
+		_, _ = fmt.Fprintln(out, "lindachaos:", err)
+		return 2
+	}
+	report.Print(out)
+	if !report.OK() {
+		return 1
 	}
 	return 0
 }

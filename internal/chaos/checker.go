@@ -44,7 +44,7 @@ type Checker struct {
 	jobs    []job // by number
 	procs   map[uint32]*proc
 	old     map[holder]*reservation // those that another one has followed, before they ended
-	owed    map[uint32][]uint32     // jobs by proc: their next reservation waits for a reason
+	owed    map[uint32][]*debt      // by the proc that may still give the reason
 	faults  faults
 	life    life
 	flow    flow
@@ -56,6 +56,13 @@ type Checker struct {
 type holder struct {
 	job, proc uint32
 	attempt   uint16
+}
+
+// debt is a reservation that waits for a reason: the one before it has not
+// ended, as far as is known.
+type debt struct {
+	next Event // its fetch
+	ran  bool
 }
 
 // job is what is known of one.
@@ -75,6 +82,7 @@ type job struct {
 	place       Place // where it is at the end, if present
 	present     bool
 	again       Cause // why its next start is a repetition; 0: it is none
+	debt        *debt // of again, where that waits for a reason
 	againFrom   int64 // when the worker of the run before it was killed, if it was
 }
 
@@ -87,9 +95,9 @@ type reservation struct {
 	startedAt   int64 // 0: it did not
 	endedAt     int64 // of its context; 0: it did not
 	finished    bool
+	unseen      bool // somebody was given the job after it, and nobody knows
 	open        bool // no settlement was acknowledged
 	unsure      bool // one may have been carried out that makes the job ready
-	inherited   Cause
 }
 
 type proc struct {
@@ -110,7 +118,7 @@ func NewChecker(rules Rules) *Checker {
 	}
 	return &Checker{
 		rules: rules, report: newReport(), jobs: make([]job, 1),
-		procs: make(map[uint32]*proc), old: make(map[holder]*reservation), owed: make(map[uint32][]uint32),
+		procs: make(map[uint32]*proc), old: make(map[holder]*reservation), owed: make(map[uint32][]*debt),
 	}
 }
 
@@ -189,8 +197,8 @@ func (c *Checker) process(e Event) {
 	case Ended:
 		c.faults.ended(e)
 	}
-	for _, n := range c.owed[e.Proc] { // it ended before it could tell that it had released them
-		c.explain(&c.jobs[n], ByKill)
+	for _, d := range c.owed[e.Proc] { // it ended before it could tell that it had released them
+		c.explain(d, ByKill)
 	}
 	delete(c.owed, e.Proc)
 }
@@ -236,30 +244,50 @@ func (c *Checker) fetched(e Event) {
 		c.old[next.of(e.Job)] = &next
 		return
 	}
-	if prev := j.res; prev.open {
-		cause := c.cause(j, prev, e)
-		if cause == 0 {
-			c.owed[prev.proc] = append(c.owed[prev.proc], e.Job)
-			prev.inherited = 0
-		}
+	c.unseen(j, e)
+	if j.res.open {
 		j.troubles++
-		c.follow(e.Job, prev, cause)
+		c.follow(j, c.cause(j, j.res, e), e)
 	}
 	j.res = next
 }
 
-// follow makes prev one of the past.
-func (c *Checker) follow(number uint32, prev reservation, cause Cause) {
-	j := &c.jobs[number]
-	prev.inherited = cause
+// unseen judges deliveries that the broker has counted and of which no process
+// has told: their answers were lost, or their processes died.
+func (c *Checker) unseen(j *job, e Event) {
+	gap := int(e.Attempt) - 1 - int(j.res.attempt)
+	if gap <= 0 || c.rules.Inexact {
+		return
+	}
+	j.troubles += uint16(gap)
+	j.res.unseen = true
+	if !c.faults.any(max(j.called, j.res.from), e.At) {
+		c.fail(I4, e, "it was delivered to nobody before, for no reason")
+	}
+}
+
+// follow makes the latest reservation of a job one of the past. Without a cause
+// the next one waits for it.
+func (c *Checker) follow(j *job, cause Cause, e Event) {
+	prev := j.res
 	if prev.startedAt != 0 {
-		j.again = max(cause, Unexplained)
+		j.again, j.debt = max(cause, Unexplained), nil
 	}
 	if j.again != 0 { // also if this one never started it
 		j.againFrom, _ = c.dead(prev.proc)
+		if prev.unseen {
+			j.againFrom = 0
+		}
+	}
+	if cause == 0 {
+		d := &debt{next: e}
+		c.owed[prev.proc] = append(c.owed[prev.proc], d)
+		if j.again == Unexplained {
+			j.debt = d
+		}
 	}
 	if cause == 0 || !c.over(prev) {
-		c.old[prev.of(number)] = &prev
+		c.old[prev.of(e.Job)] = &prev
 	}
 }
 
@@ -298,17 +326,13 @@ func (c *Checker) cause(j *job, prev reservation, e Event) Cause {
 }
 
 // explain gives the reason that a reservation waited for; 0: the job was
-// released, so that its next run is no repetition.
-func (c *Checker) explain(j *job, cause Cause) {
-	if j.again == Unexplained {
-		j.again = cause
+// released, so that its run was no repetition.
+func (c *Checker) explain(d *debt, cause Cause) {
+	if d.ran && cause != 0 {
+		c.report.Again[cause]++
 	}
-	if j.res.inherited == Unexplained { // it has started
-		c.report.Again[Unexplained]--
-		if cause != 0 {
-			c.report.Again[cause]++
-		}
-		j.res.inherited = cause
+	if j := &c.jobs[d.next.Job]; j.debt == d {
+		j.again, j.debt = cause, nil
 	}
 }
 
@@ -349,8 +373,11 @@ func (c *Checker) started(e Event) {
 		return
 	}
 	c.counted(j, e)
+	if j.debt != nil {
+		j.debt.ran = true
+		j.again, j.debt = 0, nil
+	}
 	if j.again != 0 {
-		r.inherited = j.again
 		c.report.Again[j.again]++
 		if j.again == ByKill && j.againFrom != 0 {
 			c.reruns = append(c.reruns, rerun{from: j.againFrom, to: e.At})
@@ -486,12 +513,12 @@ func (c *Checker) fenced(j *job, r *reservation, latest bool, e Event) {
 // why somebody has it already: who releases a job tells after it has.
 func (c *Checker) pay(e Event, cause Cause) bool {
 	owed := c.owed[e.Proc]
-	i := slices.Index(owed, e.Job)
+	i := slices.IndexFunc(owed, func(d *debt) bool { return d.next.Job == e.Job })
 	if i < 0 {
 		return false
 	}
+	c.explain(owed[i], cause)
 	c.owed[e.Proc] = slices.Delete(owed, i, i+1)
-	c.explain(&c.jobs[e.Job], cause)
 	return true
 }
 

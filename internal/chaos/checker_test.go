@@ -126,7 +126,7 @@ var stories = map[string]struct {
 	"I2 an unknown push runs":        {tale: tell().add(Event{Kind: PushCalled, Job: 1}, Event{Kind: PushUnknown, Job: 1}).run(1, 1, 1)},
 	"I2 other arguments": {tale: tell().push(1, 0).fetch(1, 1, 1).start(1, 1, 1).add(Event{Kind: Corrupt, Proc: 1, Job: 1, Attempt: 1}).
 		finish(1, 1, 1, Success).settle(1, 1, 1, EndDelete), breaks: []Rule{I2}},
-	"I2 a run without a reservation": {tale: tell().push(1, 0).start(1, 1, 1).run(1, 1, 2), breaks: []Rule{I2}},
+	"I2 a run without a reservation": {tale: tell().push(1, 0).start(1, 1, 1).run(1, 1, 1), breaks: []Rule{I2}},
 	"I2 the broker holds what was refused": {tale: tell().add(Event{Kind: PushCalled, Job: 1}, Event{Kind: PushRefused, Job: 1}).present(1, InDead),
 		breaks: []Rule{I2, I11}},
 
@@ -167,6 +167,16 @@ var stories = map[string]struct {
 	"I4 its release has an unknown outcome": {tale: tell().push(1, 0).fail(1, 1, 1).
 		add(Event{Kind: SettleUnsure, Proc: 1, Job: 1, Attempt: 1, Code: EndRelease}).run(2, 1, 2)},
 	"I4 its worker was killed before it told of the release": {tale: tell().push(1, 0).fail(1, 1, 1).run(2, 1, 2).kill(1)},
+
+	"I4 delivered to nobody for no reason": {tale: tell().push(1, 0).run(1, 1, 2), breaks: []Rule{I4}},
+	"I4 the answer of a fetch is lost":     {tale: tell().push(1, 0).fault(Reset, 0, time.Second).run(1, 1, 2)},
+	"I4 a third has it before the first tells of the release": {tale: func() *tale {
+		t := tell().push(1, 0).fail(1, 1, 1)
+		sent := t.now
+		t.fetch(2, 1, 2).start(2, 1, 2).kill(2).wait(lease).add(Event{Kind: Began, Proc: 3, Code: Worker}).run(3, 1, 3).settle(1, 1, 1, EndRelease)
+		t.events[len(t.events)-1].Value = sent
+		return t
+	}()},
 
 	"I5 two run it": {tale: tell().push(1, 0).fetch(1, 1, 1).start(1, 1, 1).fault(StopServer, 0, lease).fetch(2, 1, 2).start(2, 1, 2).
 		finish(1, 1, 1, Success).finish(2, 1, 2, Success).settle(2, 1, 2, EndDelete), breaks: []Rule{I5}},
@@ -222,7 +232,7 @@ var stories = map[string]struct {
 
 	"I11 an attempt twice":               {tale: tell().push(1, 0).fail(1, 1, 1).settle(1, 1, 1, EndRelease).run(2, 1, 1), breaks: []Rule{I11}},
 	"I11 an attempt that does not count": {tale: tell().push(1, 0).fail(1, 1, 1).settle(1, 1, 1, EndUncount).run(2, 1, 1)},
-	"I11 fewer attempts than before":     {tale: tell().push(1, 0).fail(1, 1, 2).settle(1, 1, 2, EndUncount).run(2, 1, 1), breaks: []Rule{I11}},
+	"I11 fewer attempts than before":     {tale: tell().push(1, 0).fail(1, 1, 1).settle(1, 1, 1, EndRelease).fail(1, 1, 2).settle(1, 1, 2, EndUncount).run(2, 1, 1), breaks: []Rule{I11}},
 	"I11 a broker that does not count":   {tale: tell().push(1, 0).fail(1, 1, 1).settle(1, 1, 1, EndRelease).run(2, 1, 1), rules: Rules{Inexact: true}},
 	"I11 dead for no reason":             {tale: tell().push(1, 0).fail(1, 1, 1).settle(1, 1, 1, EndBury).present(1, InDead), breaks: []Rule{I11}},
 	"I11 dead after three crashes": {tale: tell().push(1, 0).
@@ -282,6 +292,7 @@ func TestRepeatedRunsAreCountedByCause(t *testing.T) {
 	}
 	assert.Equal(t, [causes]int{}, again("I4 it was released"))
 	assert.Equal(t, [causes]int{}, again("I4 its release was sent before, and is told of later"))
+	assert.Equal(t, [causes]int{ByKill: 1}, again("I4 a third has it before the first tells of the release"))
 	assert.Equal(t, [causes]int{ByKill: 1}, again("I4 its worker was killed"))
 	assert.Equal(t, [causes]int{ByKill: 1}, again("I4 its worker was killed before it told of the release"))
 	assert.Equal(t, [causes]int{ByStop: 1}, again("I4 its worker was stopped"))

@@ -10,14 +10,11 @@ type rerun struct{ from, to int64 }
 // End judges what is left when all events are read.
 func (c *Checker) End() *Report {
 	r := c.report
-	for _, jobs := range c.owed {
-		for _, n := range jobs {
-			c.fail(I4, Event{Kind: Fetched, Job: n, Proc: c.jobs[n].res.proc, Attempt: c.jobs[n].res.attempt, At: c.jobs[n].res.from},
-				"delivered again, for no reason")
+	for _, debts := range c.owed {
+		for _, d := range debts {
+			c.explain(d, Unexplained)
+			c.fail(I4, d.next, "delivered again, for no reason")
 		}
-	}
-	if n := r.Again[Unexplained]; n > 0 && r.Broken[I4] == 0 {
-		r.Fail(I4, fmt.Sprintf("%d runs were repeated for no reason", n))
 	}
 	if r.Events[Drained] == 0 {
 		r.Fail(I10, "the queue was never empty at the end")
@@ -86,7 +83,7 @@ func (c *Checker) times() {
 	var all, quiet []int64
 	for _, again := range c.reruns {
 		all = append(all, again.to-again.from)
-		if !c.faults.outage(again.from, again.to) && !c.faults.stops(again.from, again.to) {
+		if !c.faults.delays(again.from, again.to) {
 			quiet = append(quiet, again.to-again.from)
 		}
 	}

@@ -102,9 +102,12 @@ func (f *faults) outage(from, to int64) bool {
 	return f.during(from, to, func(s faultSpan) bool { return !s.kind.ofWorker() })
 }
 
-// stops reports whether any worker was stopped.
-func (f *faults) stops(from, to int64) bool {
-	return f.during(from, to, func(s faultSpan) bool { return s.kind == StopWorker })
+// delays reports whether there was a fault that makes everybody wait, or a
+// worker that was stopped and may hold what others wait for.
+func (f *faults) delays(from, to int64) bool {
+	return f.during(from, to, func(s faultSpan) bool {
+		return s.kind == KillServer || s.kind == StopServer || s.kind == StopWorker || s.kind == BlackHole
+	})
 }
 
 func (f *faults) server(from, to int64) bool {
