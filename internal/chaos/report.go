@@ -89,7 +89,7 @@ type Report struct {
 	Early                                int
 	Killed, Restarts                     int           // worker processes that ended without a stop; those that began after the first
 	Reruns, RerunsQuiet                  int           // of what killed workers ran; those without a fault meanwhile that makes them wait
-	Rerun99, RerunMax                    time.Duration // from the kill to the run: of the quiet ones, and of all
+	Rerun99, Rerun99All, RerunMax        time.Duration // from the kill to the run: of the quiet ones, and of all
 	Late99, LateMax                      time.Duration // of delayed jobs
 	FirstMedian, FirstMax                time.Duration // from the end of a server's fault to the first success
 	RecoveryMedian, RecoveryMax          time.Duration // to 80 % of the rate before it
@@ -171,7 +171,7 @@ func (r *Report) Print(w io.Writer) {
 	}
 	row("overlaps with a cause", r.Overlaps)
 	row("rerun after a kill", "p99", round(r.Rerun99), fmt.Sprintf("of %d that no other fault delayed;", r.RerunsQuiet),
-		"max of all", r.Reruns, round(r.RerunMax))
+		"p99 of all", r.Reruns, round(r.Rerun99All), "max", round(r.RerunMax))
 	row("late, delayed jobs", "p99", round(r.Late99), "max", round(r.LateMax))
 	row("server back to first success", "median", round(r.FirstMedian), "max", round(r.FirstMax))
 	row("server back to 80 % of the rate", "median", round(r.RecoveryMedian), "max", round(r.RecoveryMax))
