@@ -43,16 +43,17 @@ const logName = "processes.log"
 // harness is one run.
 type harness struct {
 	config
-	target  target
-	url     string       // of the server itself
-	inside  linda.Broker // of this process, so that one inside it stays open; nil for others
-	server  *brokerd.Server
-	proxy   *proxy.Proxy
-	history *chaos.History
-	log     *os.File
-	wg      sync.WaitGroup // of slots, and of faults that last
-	procs   atomic.Uint32  // numbers the processes
-	acked   atomic.Int64
+	target   target
+	url      string       // of the server itself
+	inside   linda.Broker // of this process, so that one inside it stays open; nil for others
+	server   *brokerd.Server
+	proxy    *proxy.Proxy
+	history  *chaos.History
+	log      *os.File
+	wg       sync.WaitGroup // of slots, and of who waits for enough jobs
+	faultsOn sync.WaitGroup // of faults that last
+	procs    atomic.Uint32  // numbers the processes
+	acked    atomic.Int64
 
 	workers  []*slot
 	producer *slot
@@ -194,12 +195,7 @@ func (h *harness) load(ctx context.Context) {
 // heal ends the load and all faults.
 func (h *harness) heal() {
 	h.producer.close(30 * time.Second)
-	for _, s := range h.workers {
-		s.busy.Lock() // the faults that last are over
-		s.busy.Unlock()
-	}
-	h.serverOp.Lock()
-	defer h.serverOp.Unlock()
+	h.faultsOn.Wait()
 	if h.proxy != nil {
 		h.proxy.Heal()
 	}
@@ -290,6 +286,7 @@ func (h *harness) close() {
 		}
 	}
 	h.wg.Wait()
+	h.faultsOn.Wait()
 	if h.proxy != nil {
 		_ = h.proxy.Close()
 	}

@@ -78,11 +78,11 @@ func (h *harness) hit(ctx context.Context, s *slot, p chaos.Planned) (ok bool) {
 		_ = victim.signal(syscall.SIGTERM)
 	case chaos.StopWorker:
 		h.history.Write(chaos.Event{Kind: chaos.FaultBegins, Code: uint8(p.Fault), Proc: number})
-		_ = victim.signal(syscall.SIGSTOP)
-		h.wg.Go(func() {
+		_ = victim.signal(sigStop)
+		h.faultsOn.Go(func() {
 			defer s.busy.Unlock()
 			rest(ctx, 3*p.For) // up to one and a half leases
-			_ = victim.signal(syscall.SIGCONT)
+			_ = victim.signal(sigCont)
 			h.history.Write(chaos.Event{Kind: chaos.FaultEnds, Code: uint8(p.Fault), Proc: number})
 		})
 	}
@@ -95,7 +95,7 @@ func (h *harness) hitServer(ctx context.Context, p chaos.Planned) (ok bool) {
 		return false
 	}
 	h.history.Write(chaos.Event{Kind: chaos.FaultBegins, Code: uint8(p.Fault)})
-	h.wg.Go(func() {
+	h.faultsOn.Go(func() {
 		defer h.serverOp.Unlock()
 		var err error
 		switch p.Fault {
@@ -156,7 +156,7 @@ func (h *harness) hitConns(ctx context.Context, p chaos.Planned) (ok bool) {
 	if f.Kind > proxy.Close {
 		lasts += f.For
 	}
-	h.wg.Go(func() {
+	h.faultsOn.Go(func() {
 		rest(ctx, lasts)
 		h.history.Write(chaos.Event{Kind: chaos.FaultEnds, Code: uint8(p.Fault)})
 	})

@@ -2,7 +2,6 @@ package chaos
 
 import (
 	"iter"
-	"slices"
 	"time"
 )
 
@@ -77,6 +76,7 @@ type job struct {
 	troubles    uint16 // reservations that ended without a word
 	lastAttempt uint16 // of those that started
 	uncounted   bool   // a release since then may not have counted
+	taken       bool   // the latest delivery was taken back, and does not count
 	succeeded   bool
 	done, dead  bool  // acknowledged
 	place       Place // where it is at the end, if present
@@ -160,7 +160,9 @@ func (c *Checker) Add(e Event) {
 	case ContextEnded, Finished:
 		c.ended(e)
 	case NotBefore:
-		c.job(e).notBefore = e.Value
+		if r, _ := c.at(e); r != nil && !r.unsure { // else an earlier try may have been the one
+			c.job(e).notBefore = e.Value
+		}
 	case Settled, SettleLost, SettleUnsure:
 		c.settled(e)
 	case Present:
@@ -224,118 +226,6 @@ func (c *Checker) pushed(e Event) {
 	j.push = e.Kind
 }
 
-// fetched judges a new reservation.
-func (c *Checker) fetched(e Event) {
-	j := c.job(e)
-	next := reservation{proc: e.Proc, attempt: e.Attempt, from: e.Value, until: e.Value + int64(c.rules.Lease), toldAt: e.At, open: true}
-	switch {
-	case j.push == 0:
-		c.fail(I2, e, "nobody pushed it")
-	case j.push == PushRefused:
-		c.fail(I2, e, "its push was refused")
-	case (j.done || j.dead) && !(e.Value < j.doneAt && e.Attempt < j.res.attempt):
-		if !c.copied(j) {
-			c.fail(I3, e, "it was over")
-		}
-	}
-	late := j.res.proc != 0 && e.Attempt < j.res.attempt && e.Value <= j.res.toldAt
-	if j.done || j.dead || late { // told of late, by a process that was stopped: others have followed
-		j.troubles++
-		c.old[next.of(e.Job)] = &next
-		return
-	}
-	c.unseen(j, e)
-	if j.res.open {
-		j.troubles++
-		c.follow(j, c.cause(j, j.res, e), e)
-	}
-	j.res = next
-}
-
-// unseen judges deliveries that the broker has counted and of which no process
-// has told: their answers were lost, or their processes died.
-func (c *Checker) unseen(j *job, e Event) {
-	gap := int(e.Attempt) - 1 - int(j.res.attempt)
-	if gap <= 0 || c.rules.Inexact {
-		return
-	}
-	j.troubles += uint16(gap)
-	j.res.unseen = true
-	if !c.faults.any(max(j.called, j.res.from), e.At) {
-		c.fail(I4, e, "it was delivered to nobody before, for no reason")
-	}
-}
-
-// follow makes the latest reservation of a job one of the past. Without a cause
-// the next one waits for it.
-func (c *Checker) follow(j *job, cause Cause, e Event) {
-	prev := j.res
-	if prev.startedAt != 0 {
-		j.again, j.debt = max(cause, Unexplained), nil
-	}
-	if j.again != 0 { // also if this one never started it
-		j.againFrom, _ = c.dead(prev.proc)
-		if prev.unseen {
-			j.againFrom = 0
-		}
-	}
-	if cause == 0 {
-		d := &debt{next: e}
-		c.owed[prev.proc] = append(c.owed[prev.proc], d)
-		if j.again == Unexplained {
-			j.debt = d
-		}
-	}
-	if cause == 0 || !c.over(prev) {
-		c.old[prev.of(e.Job)] = &prev
-	}
-}
-
-// over reports whether nothing more will be told of a reservation.
-func (c *Checker) over(r reservation) bool {
-	_, dead := c.dead(r.proc)
-	return dead
-}
-
-func (r *reservation) of(job uint32) holder {
-	return holder{job: job, proc: r.proc, attempt: r.attempt}
-}
-
-// copied reports whether the broker may hold the job twice.
-func (c *Checker) copied(j *job) bool { return c.rules.Copies && j.push == PushUnknown }
-
-// cause tells why a job is reserved anew though nobody has told the end of its
-// last reservation; 0 if there is no reason yet. One may come: a process tells
-// what it has done after it has done it.
-func (c *Checker) cause(j *job, prev reservation, e Event) Cause {
-	if _, dead := c.dead(prev.proc); dead {
-		return ByKill
-	}
-	ran := prev.until <= e.At+slack
-	switch {
-	case prev.unsure:
-		return ByUnknown
-	case ran && c.faults.stopped(prev.proc, prev.from, e.At):
-		return ByStop
-	case (ran || c.rules.Bound) && c.faults.outage(prev.from, e.At):
-		return ByOutage
-	case c.copied(j):
-		return ByUnknown
-	}
-	return 0
-}
-
-// explain gives the reason that a reservation waited for; 0: the job was
-// released, so that its run was no repetition.
-func (c *Checker) explain(d *debt, cause Cause) {
-	if d.ran && cause != 0 {
-		c.report.Again[cause]++
-	}
-	if j := &c.jobs[d.next.Job]; j.debt == d {
-		j.again, j.debt = cause, nil
-	}
-}
-
 // at returns the reservation that an event is about, and whether it is the
 // latest one. Without any it returns nil.
 func (c *Checker) at(e Event) (r *reservation, latest bool) {
@@ -350,176 +240,6 @@ func (c *Checker) touched(e Event) {
 	if r, _ := c.at(e); r != nil {
 		r.until = max(r.until, e.Value+int64(c.rules.Lease))
 	}
-}
-
-// started judges a run.
-func (c *Checker) started(e Event) {
-	j := c.job(e)
-	r, latest := c.at(e)
-	if r == nil {
-		c.fail(I2, e, "it runs without a reservation")
-		return
-	}
-	if r.startedAt != 0 {
-		c.fail(I5, e, "one reservation, two runs")
-		return
-	}
-	r.startedAt = e.At
-	j.starts++
-	c.early(j, e)
-	c.exclusive(j, r, e)
-	if !latest {
-		c.report.Again[ByStop]++ // it was told of late, and so is its run
-		return
-	}
-	c.counted(j, e)
-	if j.debt != nil {
-		j.debt.ran = true
-		j.again, j.debt = 0, nil
-	}
-	if j.again != 0 {
-		c.report.Again[j.again]++
-		if j.again == ByKill && j.againFrom != 0 {
-			c.reruns = append(c.reruns, rerun{from: j.againFrom, to: e.At})
-		}
-		j.again, j.againFrom = 0, 0
-	}
-}
-
-func (c *Checker) early(j *job, e Event) {
-	const tolerance = int64(time.Millisecond)
-	switch {
-	case e.At < j.due-tolerance:
-		c.report.Early++
-		c.fail(I6, e, "early: before its delay was over, by "+time.Duration(j.due-e.At).String())
-	case e.At < j.notBefore-tolerance:
-		c.report.Early++
-		c.fail(I6, e, "early: before the delay of its retry was over, by "+time.Duration(j.notBefore-e.At).String())
-	}
-	j.notBefore = 0
-}
-
-// exclusive judges a run of a job that another process may still be running.
-func (c *Checker) exclusive(j *job, r *reservation, e Event) {
-	var other *reservation
-	for h, o := range c.others(e, r) {
-		_, dead := c.dead(h.proc)
-		if o.startedAt != 0 && !o.finished && !dead && o.startedAt < e.At {
-			other = o
-		}
-	}
-	switch {
-	case other == nil:
-	case other.endedAt != 0 && other.endedAt <= other.until:
-		c.report.Overlaps++
-	case c.faults.stopped(other.proc, other.from, e.At), c.faults.stopped(r.proc, r.from, e.At):
-		c.report.Overlaps++
-	case c.copied(j):
-	default:
-		c.fail(I5, e, "another process runs it, and its context has not ended in time")
-	}
-}
-
-// others yields the other reservations of an event's job.
-func (c *Checker) others(e Event, than *reservation) iter.Seq2[holder, *reservation] {
-	return func(yield func(holder, *reservation) bool) {
-		j := c.job(e)
-		if &j.res != than && j.res.proc != 0 && !yield(j.res.of(e.Job), &j.res) {
-			return
-		}
-		if j.troubles == 0 {
-			return
-		}
-		for h, o := range c.old {
-			if h.job == e.Job && o != than && !yield(h, o) {
-				return
-			}
-		}
-	}
-}
-
-// counted judges the attempt of a run.
-func (c *Checker) counted(j *job, e Event) {
-	excused := j.uncounted || j.troubles > 0
-	if !c.rules.Inexact && (e.Attempt < j.lastAttempt || e.Attempt == j.lastAttempt && !excused) {
-		c.fail(I11, e, "its attempt is not greater than that before")
-	}
-	j.lastAttempt, j.uncounted = e.Attempt, false
-}
-
-func (c *Checker) ended(e Event) {
-	r, _ := c.at(e)
-	switch {
-	case r == nil:
-		c.fail(I2, e, "it ends without having been reserved")
-	case e.Kind == ContextEnded:
-		r.endedAt = e.At
-	default:
-		r.finished = true
-		j := c.job(e)
-		j.succeeded = j.succeeded || e.Code == Success
-	}
-}
-
-// settled judges what a process tells about the end of a reservation.
-func (c *Checker) settled(e Event) {
-	j := c.job(e)
-	r, latest := c.at(e)
-	if r == nil {
-		c.fail(I2, e, "it is settled without having been reserved")
-		return
-	}
-	releases := e.Code == EndRelease || e.Code == EndUncount
-	switch e.Kind {
-	case SettleLost:
-		j.uncounted = true
-		delete(c.old, r.of(e.Job))
-		return
-	case SettleUnsure:
-		r.unsure = r.unsure || releases
-		j.uncounted = j.uncounted || e.Code == EndUncount
-		if releases {
-			c.pay(e, ByUnknown)
-		}
-		return
-	}
-	j.uncounted = j.uncounted || e.Code == EndUncount
-	if releases && c.pay(e, 0) {
-		j.troubles--
-	} else {
-		r.open = false
-	}
-	c.fenced(j, r, latest, e)
-	if !releases {
-		j.done, j.dead, j.doneAt = e.Code == EndDelete, e.Code == EndBury, e.At
-		c.life.over(j)
-	}
-	delete(c.old, r.of(e.Job))
-}
-
-// fenced judges a settlement of a reservation that others have followed.
-func (c *Checker) fenced(j *job, r *reservation, latest bool, e Event) {
-	switch {
-	case latest || r.unsure || c.copied(j):
-	case r.attempt > j.res.attempt: // the follower only told of it later
-	case e.Code == EndDelete || e.Code == EndBury:
-		c.fail(I8, e, "settled by one who had lost it, and the broker took it")
-	case j.res.toldAt < e.Value:
-		c.fail(I8, e, "released by one who had lost it, and the broker took it")
-	}
-}
-
-// pay is told that a process has released a job, and reports whether this is
-// why somebody has it already: who releases a job tells after it has.
-func (c *Checker) pay(e Event, cause Cause) bool {
-	owed := c.owed[e.Proc]
-	i := slices.IndexFunc(owed, func(d *debt) bool { return d.next.Job == e.Job })
-	if i < 0 {
-		return false
-	}
-	c.explain(owed[i], cause)
-	c.owed[e.Proc] = slices.Delete(owed, i, i+1)
-	return true
 }
 
 func (c *Checker) found(e Event) {

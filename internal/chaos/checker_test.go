@@ -168,8 +168,10 @@ var stories = map[string]struct {
 		add(Event{Kind: SettleUnsure, Proc: 1, Job: 1, Attempt: 1, Code: EndRelease}).run(2, 1, 2)},
 	"I4 its worker was killed before it told of the release": {tale: tell().push(1, 0).fail(1, 1, 1).run(2, 1, 2).kill(1)},
 
-	"I4 delivered to nobody for no reason": {tale: tell().push(1, 0).run(1, 1, 2), breaks: []Rule{I4}},
-	"I4 the answer of a fetch is lost":     {tale: tell().push(1, 0).fault(Reset, 0, time.Second).run(1, 1, 2)},
+	"I4 delivered to nobody for no reason":                 {tale: tell().push(1, 0).run(1, 1, 2), breaks: []Rule{I4}},
+	"I4 taken back, and delivered to nobody for no reason": {tale: tell().push(1, 0).fetch(1, 1, 1).settle(1, 1, 1, EndUncount).run(1, 1, 2), breaks: []Rule{I4}},
+	"I4 taken back":                    {tale: tell().push(1, 0).fetch(1, 1, 1).settle(1, 1, 1, EndUncount).run(1, 1, 1)},
+	"I4 the answer of a fetch is lost": {tale: tell().push(1, 0).fault(Reset, 0, time.Second).run(1, 1, 2)},
 	"I4 a third has it before the first tells of the release": {tale: func() *tale {
 		t := tell().push(1, 0).fail(1, 1, 1)
 		sent := t.now
@@ -201,6 +203,11 @@ var stories = map[string]struct {
 		t := tell().push(1, 0).fail(1, 1, 1)
 		return t.add(Event{Kind: NotBefore, Proc: 1, Job: 1, Attempt: 1, Value: t.now + int64(time.Second)}).settle(1, 1, 1, EndRelease).
 			wait(time.Second).run(1, 1, 2)
+	}()},
+
+	"I6 a retry whose first try had an unknown outcome": {tale: func() *tale {
+		t := tell().push(1, 0).fail(1, 1, 1).add(Event{Kind: SettleUnsure, Proc: 1, Job: 1, Attempt: 1, Code: EndRelease}).wait(time.Second)
+		return t.add(Event{Kind: NotBefore, Proc: 1, Job: 1, Attempt: 1, Value: t.now + int64(time.Second)}).settle(1, 1, 1, EndRelease).run(1, 1, 2)
 	}()},
 
 	"I7 late, and overtaken": {tale: tell().push(1, time.Second).wait(1100*time.Millisecond).push(2, 0).run(1, 2, 1).wait(1200*time.Millisecond).run(1, 1, 1),
