@@ -80,6 +80,10 @@ func (j *Job) Reserve(b Broker, queue string, token any, until time.Time) {
 // count is the one in the body that Decode read.
 func (j *Job) Delivered(total int64) { j.head.Deliveries = total }
 
+// Redelivered adds deliveries, this one included, that a server has counted
+// since it stored the body to those that the body counts.
+func (j *Job) Redelivered(times int64) { j.head.Deliveries += times }
+
 // Receipt returns the receipt by which b handed the job out of a queue. The
 // error is ErrNotReserved where another broker or none did, or where it is
 // used, and ErrLeaseLost where the reservation is known to be lost.

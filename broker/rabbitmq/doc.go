@@ -1,0 +1,2 @@
+// Package rabbitmq is the broker for RabbitMQ.
+package rabbitmq

@@ -1,0 +1,123 @@
+package rabbitmq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/amlun/linda"
+)
+
+// PushBatch is that of a [linda.BatchPusher].
+func (b *broker) PushBatch(ctx context.Context, queue string, jobs []*linda.Job) error {
+	if err := b.check(ctx, queue); err != nil {
+		return err
+	}
+	bodies, err := linda.EncodeBatch(ctx, queue, jobs)
+	if err != nil || len(jobs) == 0 {
+		return err
+	}
+	posts := make([]post, len(jobs))
+	for i, job := range jobs {
+		if job.UniqueKey != "" {
+			return fmt.Errorf("linda/rabbitmq: unique keys: %w", errors.ErrUnsupported)
+		}
+		if job.Delay > delayMost {
+			return fmt.Errorf("%w: %v, at most %v", linda.ErrDelayTooLong, job.Delay, delayMost)
+		}
+		posts[i] = post{body: bodies[i], delay: job.Delay}
+	}
+	ctx, cancel := limited(ctx)
+	defer cancel()
+	return linda.Batch(b.send(ctx, queue, posts))
+}
+
+// post is a body that is to be in a queue after a delay.
+type post struct {
+	body  []byte
+	delay time.Duration
+	dead  bool // in the queue of the dead jobs
+}
+
+// send publishes posts and awaits their confirms. It returns an error for each.
+func (b *broker) send(ctx context.Context, queue string, posts []post) []error {
+	errs := b.sendOnce(ctx, queue, posts)
+	var again []int // the queue was deleted since it was declared, as the server has told
+	for i, err := range errs {
+		if errors.Is(err, errUnroutable) {
+			again = append(again, i)
+		}
+	}
+	if len(again) == 0 {
+		return errs
+	}
+	if k, err := b.work.get(ctx); err == nil {
+		k.declared.forget("queue " + queue)
+		k.declared.forget("due " + queue)
+	}
+	rest := make([]post, len(again))
+	for n, i := range again {
+		rest[n] = posts[i]
+	}
+	for n, err := range b.sendOnce(ctx, queue, rest) {
+		errs[again[n]] = err
+	}
+	return errs
+}
+
+func (b *broker) sendOnce(ctx context.Context, queue string, posts []post) []error {
+	messages, err := b.address(ctx, queue, posts)
+	if err != nil {
+		return same(b.closedOr(err), len(posts))
+	}
+	k, err := b.publish.get(ctx)
+	if err != nil {
+		return same(b.closedOr(err), len(posts))
+	}
+	errs := k.outlet.publish(ctx, messages)
+	for i, err := range errs {
+		if err != nil && !errors.Is(err, linda.ErrUnknown) {
+			errs[i] = b.closedOr(err)
+		}
+	}
+	return errs
+}
+
+// address finds where to publish posts, and has the server make it where it is
+// missing.
+func (b *broker) address(ctx context.Context, queue string, posts []post) ([]message, error) {
+	k, err := b.work.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.declareQueue(ctx, k, queue); err != nil {
+		return nil, err
+	}
+	messages := make([]message, len(posts))
+	highest := -1
+	for i, p := range posts {
+		m := message{key: b.config.ready(queue), body: p.body}
+		switch {
+		case p.dead:
+			m.key = b.config.dead(queue)
+		case p.delay > 0:
+			var level int
+			m.exchange, m.key, level = b.config.delayed(queue, p.delay)
+			highest = max(highest, level)
+		}
+		messages[i] = m
+	}
+	if highest >= 0 {
+		err = b.declareDelay(ctx, k, queue, highest)
+	}
+	return messages, err
+}
+
+func same(err error, n int) []error {
+	errs := make([]error, n)
+	for i := range errs {
+		errs[i] = err
+	}
+	return errs
+}

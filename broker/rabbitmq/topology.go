@@ -1,0 +1,257 @@
+package rabbitmq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/bits"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/amlun/linda"
+)
+
+// The delays: a job goes to the exchange of the highest bit of its delay in
+// units, and from there through the queue of every bit that is set, where it
+// stays for the time the bit is worth. All jobs of a queue stay equally long,
+// so none waits behind another.
+const (
+	delayUnit = 8 * time.Millisecond
+	// delayLevels is how many bits there are: the longest delay is 8.7 years.
+	delayLevels = 35
+	delayMost   = delayUnit<<delayLevels - time.Second
+)
+
+// ready names the server's queue of the READY jobs. linda's names have no
+// colon, so it is nobody else's: the server keeps amq. for itself, and .dead is
+// the end of every dead queue.
+func (c *config) ready(queue string) string {
+	name := c.prefix + queue
+	if strings.HasPrefix(name, "amq.") {
+		name = "linda:" + name
+	}
+	if strings.HasSuffix(name, ".dead") {
+		name += ":ready"
+	}
+	return name
+}
+
+// dead names the server's queue of the DEAD jobs.
+func (c *config) dead(queue string) string { return linda.DeadQueue(c.ready(queue)) }
+
+func (c *config) delayExchange(level int) string {
+	if level < 0 {
+		return c.delays + ":due"
+	}
+	return c.delays + ":v1:" + strconv.Itoa(level)
+}
+
+// units is a delay in units, rounded up. The server counts in whole
+// milliseconds and may take up to one off at every hop.
+func units(delay time.Duration) uint64 {
+	n := uint64((delay + delayUnit - 1) / delayUnit)
+	for time.Duration(n)*delayUnit < delay+time.Duration(bits.OnesCount64(n))*time.Millisecond {
+		n++
+	}
+	return n
+}
+
+// delayed returns where to publish a job that is to be delayed.
+func (c *config) delayed(queue string, delay time.Duration) (exchange, key string, level int) {
+	n := units(delay)
+	var b strings.Builder
+	for level := delayLevels - 1; level >= 0; level-- {
+		b.WriteByte('0' + byte(n>>level&1))
+		b.WriteByte('.')
+	}
+	level = bits.Len64(n) - 1
+	return c.delayExchange(level), b.String() + c.dueKey(queue), level
+}
+
+// dueKey is the name of a queue as one word of a routing key.
+func (c *config) dueKey(queue string) string { return strings.ReplaceAll(c.ready(queue), ".", "/") }
+
+// declared is what a link knows to be on the server. It is made again after
+// every reconnect, since the server may have been replaced by an empty one.
+type declared struct {
+	mu    sync.Mutex
+	parts map[string]*part // guarded by mu
+}
+
+type part struct {
+	done chan struct{} // closed when err is known
+	err  error
+}
+
+// once has make called until it succeeds, by one goroutine at a time.
+func (d *declared) once(ctx context.Context, name string, make func() error) error {
+	for {
+		d.mu.Lock()
+		p, known := d.parts[name]
+		if !known {
+			p = &part{done: newSignal()}
+			if d.parts == nil {
+				d.parts = map[string]*part{}
+			}
+			d.parts[name] = p
+		}
+		d.mu.Unlock()
+		if !known {
+			if p.err = make(); p.err != nil {
+				d.forget(name)
+			}
+			close(p.done)
+			return p.err
+		}
+		select {
+		case <-p.done:
+			if p.err == nil || !errors.Is(p.err, context.Canceled) && !errors.Is(p.err, context.DeadlineExceeded) {
+				return p.err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func newSignal() chan struct{} { return make(chan struct{}) }
+
+func (d *declared) forget(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.parts, name)
+}
+
+// declareQueue makes the queues of READY and DEAD jobs, or takes those that
+// are there.
+func (b *broker) declareQueue(ctx context.Context, k *link, queue string) error {
+	return k.declared.once(ctx, "queue "+queue, func() error {
+		dead := b.config.dead(queue)
+		if err := b.declareOne(ctx, k, dead, b.queueArgs(k)); err != nil {
+			return err
+		}
+		args := b.queueArgs(k)
+		// What the server itself gives up, by a policy say, is dead, not lost.
+		args["x-dead-letter-exchange"], args["x-dead-letter-routing-key"] = "", dead
+		return b.declareOne(ctx, k, b.config.ready(queue), args)
+	})
+}
+
+func (b *broker) queueArgs(k *link) amqp.Table {
+	if !b.quorum(k) {
+		return amqp.Table{"x-queue-type": "classic"}
+	}
+	args := amqp.Table{"x-queue-type": "quorum"}
+	if serverMajor(k) >= 4 { // it drops a message after 20 deliveries otherwise
+		args["x-delivery-limit"] = int64(-1)
+	}
+	return args
+}
+
+// quorum reports whether queues are to be replicated ones.
+func (b *broker) quorum(k *link) bool {
+	if b.config.queueType != "" {
+		return b.config.queueType == "quorum"
+	}
+	major, minor := serverVersion(k)
+	return major > 3 || major == 3 && minor >= 8
+}
+
+func serverMajor(k *link) int {
+	major, _ := serverVersion(k)
+	return major
+}
+
+func serverVersion(k *link) (major, minor int) {
+	version, _ := k.conn.Properties["version"].(string)
+	_, _ = fmt.Sscanf(version, "%d.%d", &major, &minor)
+	return major, minor
+}
+
+// declareOne declares a queue. One that is there with other arguments, since
+// somebody else has made it, is used as it is.
+func (b *broker) declareOne(ctx context.Context, k *link, name string, args amqp.Table) error {
+	var other bool
+	err := k.on(ctx, "declare queue "+name, func(ch *amqp.Channel) error {
+		_, err := ch.QueueDeclare(name, true, false, false, false, args)
+		var refused *amqp.Error
+		if errors.As(err, &refused) && refused.Code == amqp.PreconditionFailed {
+			other, err = true, nil
+		}
+		return err
+	})
+	if err != nil || !other {
+		return err
+	}
+	return k.on(ctx, "look for queue "+name, func(ch *amqp.Channel) error {
+		_, err := ch.QueueDeclarePassive(name, true, false, false, false, nil)
+		return err
+	})
+}
+
+// declareDelay makes what a delay up to a level needs, and its way back to the
+// queue.
+func (b *broker) declareDelay(ctx context.Context, k *link, queue string, level int) error {
+	err := k.declared.once(ctx, "delays", func() error { return k.on(ctx, "declare the delays", b.declareDue) })
+	for i := 0; i <= level && err == nil; i++ {
+		err = k.declared.once(ctx, "level "+strconv.Itoa(i), func() error {
+			return k.on(ctx, "declare the delays", func(ch *amqp.Channel) error { return b.declareLevel(ch, k, i) })
+		})
+	}
+	if err != nil {
+		return err
+	}
+	return k.declared.once(ctx, "due "+queue, func() error {
+		return k.on(ctx, "bind queue "+queue, func(ch *amqp.Channel) error {
+			key := strings.Repeat("*.", delayLevels) + b.config.dueKey(queue)
+			return ch.QueueBind(b.config.ready(queue), key, b.config.delayExchange(-1), false, nil)
+		})
+	})
+}
+
+// declareDue makes the exchange where delays end, and the queue for jobs whose
+// own is no longer there by then.
+func (b *broker) declareDue(ch *amqp.Channel) error {
+	lost := b.config.delays + ":unrouted"
+	if err := ch.ExchangeDeclare(lost, amqp.ExchangeFanout, true, false, false, true, nil); err != nil {
+		return err
+	}
+	if _, err := ch.QueueDeclare(lost, true, false, false, true, nil); err != nil {
+		return err
+	}
+	if err := ch.QueueBind(lost, "", lost, true, nil); err != nil {
+		return err
+	}
+	return ch.ExchangeDeclare(b.config.delayExchange(-1), amqp.ExchangeTopic, true, false, false, false, amqp.Table{"alternate-exchange": lost})
+}
+
+// declareLevel needs the levels below. The last step is the only one that
+// waits for the server, which takes the steps in turn.
+func (b *broker) declareLevel(ch *amqp.Channel, k *link, level int) error {
+	name, below := b.config.delayExchange(level), b.config.delayExchange(level-1)
+	args := amqp.Table{
+		"x-queue-type":           "classic",
+		"x-message-ttl":          int64(delayUnit<<level) / int64(time.Millisecond),
+		"x-dead-letter-exchange": below,
+	}
+	if b.quorum(k) { // the hop to the next level is confirmed too
+		args["x-queue-type"] = "quorum"
+		args["x-dead-letter-strategy"] = "at-least-once"
+		args["x-overflow"] = "reject-publish"
+	}
+	if err := ch.ExchangeDeclare(name, amqp.ExchangeTopic, true, false, false, true, nil); err != nil {
+		return err
+	}
+	if _, err := ch.QueueDeclare(name, true, false, false, true, args); err != nil {
+		return err
+	}
+	before := strings.Repeat("*.", delayLevels-1-level)
+	if err := ch.QueueBind(name, before+"1.#", name, true, nil); err != nil {
+		return err
+	}
+	return ch.ExchangeBind(below, before+"0.#", name, false, nil)
+}
