@@ -1,11 +1,11 @@
 package rabbitmq
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"time"
-
-	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/amlun/linda"
 )
@@ -15,6 +15,24 @@ func (b *broker) Fetch(ctx context.Context, queue string, max int, lease time.Du
 	if err := b.checkFetch(ctx, queue, max, lease); err != nil {
 		return nil, err
 	}
+	for try := 1; ; try++ {
+		jobs, err := b.fetch(ctx, queue, max, lease)
+		if !errors.Is(err, errChannel) || try == fetchTries || !wait(ctx, fetchPause) {
+			return jobs, err
+		}
+	}
+}
+
+// The server closes a channel whose queue is not ready yet, or no more, while
+// the link goes on.
+const (
+	fetchTries = 5
+	fetchPause = 50 * time.Millisecond
+)
+
+var errChannel = errors.New("the server closed the channel")
+
+func (b *broker) fetch(ctx context.Context, queue string, max int, lease time.Duration) ([]*linda.Job, error) {
 	t, err := b.tap(ctx, queue)
 	if err != nil {
 		return nil, err
@@ -32,7 +50,7 @@ func (b *broker) Fetch(ctx context.Context, queue string, max int, lease time.Du
 		select {
 		case <-more:
 		case <-t.gone:
-			return nil, b.closedOr(fmt.Errorf("linda/rabbitmq: fetch from queue %s: the connection broke: %w", queue, amqp.ErrClosed))
+			return nil, b.closedOr(t.why("fetch from queue " + queue))
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-b.life.Done():
@@ -56,7 +74,7 @@ func (b *broker) FetchNow(ctx context.Context, queue string, max int, lease time
 	for len(jobs) < max {
 		d, err := t.getOne(ctx)
 		if err != nil && len(jobs) == 0 {
-			return nil, b.closedOr(explain("fetch from queue "+queue, err))
+			return nil, b.closedOr(cmp.Or(ctx.Err(), t.why("fetch from queue "+queue)))
 		}
 		if err != nil || d == nil {
 			break

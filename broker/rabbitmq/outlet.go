@@ -22,6 +22,10 @@ const (
 // errUnroutable means that the server has no queue for what was published.
 var errUnroutable = errors.New("linda/rabbitmq: the queue is not there")
 
+// errRefused means that the queue did not take a message. One that was declared
+// a moment ago, or whose leader is being chosen, will.
+var errRefused = fmt.Errorf("%w: linda/rabbitmq: the server does not take the job: its queue is full, or not available", linda.ErrUnknown)
+
 // message is a body on its way to a queue or a delay.
 type message struct {
 	exchange, key string
@@ -123,7 +127,7 @@ func (o *outlet) confirmed(c amqp.Confirmation) {
 		return
 	}
 	if !c.Ack && s.err == nil {
-		s.err = fmt.Errorf("%w: linda/rabbitmq: the server does not take the job: its queue is full, or not available", linda.ErrUnknown)
+		s.err = errRefused
 	}
 	s.over()
 	o.mu.Unlock()

@@ -40,30 +40,50 @@ type post struct {
 	dead  bool // in the queue of the dead jobs
 }
 
+// Posts that the server did not take are tried again a few times.
+const (
+	sendTries = 6
+	sendPause = 30 * time.Millisecond // before the second try, doubled before each other
+)
+
 // send publishes posts and awaits their confirms. It returns an error for each.
 func (b *broker) send(ctx context.Context, queue string, posts []post) []error {
 	errs := b.sendOnce(ctx, queue, posts)
-	var again []int // the queue was deleted since it was declared, as the server has told
-	for i, err := range errs {
-		if errors.Is(err, errUnroutable) {
-			again = append(again, i)
+	for try := 1; try < sendTries; try++ {
+		var again []int
+		for i, err := range errs {
+			if errors.Is(err, errUnroutable) || errors.Is(err, errRefused) {
+				again = append(again, i)
+			}
+		}
+		if len(again) == 0 || !wait(ctx, sendPause<<(try-1)) {
+			break
+		}
+		if k, err := b.work.get(ctx); err == nil { // the queue may have been deleted since it was declared
+			k.declared.forget("queue " + queue)
+			k.declared.forget("due " + queue)
+		}
+		rest := make([]post, len(again))
+		for n, i := range again {
+			rest[n] = posts[i]
+		}
+		for n, err := range b.sendOnce(ctx, queue, rest) {
+			errs[again[n]] = err
 		}
 	}
-	if len(again) == 0 {
-		return errs
-	}
-	if k, err := b.work.get(ctx); err == nil {
-		k.declared.forget("queue " + queue)
-		k.declared.forget("due " + queue)
-	}
-	rest := make([]post, len(again))
-	for n, i := range again {
-		rest[n] = posts[i]
-	}
-	for n, err := range b.sendOnce(ctx, queue, rest) {
-		errs[again[n]] = err
-	}
 	return errs
+}
+
+// wait waits, and reports whether ctx lasted so long.
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 func (b *broker) sendOnce(ctx context.Context, queue string, posts []post) []error {

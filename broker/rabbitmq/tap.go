@@ -2,6 +2,7 @@ package rabbitmq
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -27,6 +28,8 @@ type tap struct {
 	gone  chan struct{}           // closed when the channel is
 	asked chan struct{}           // told when there may be something to tend
 	get   chan struct{}           // holds one: whoever uses basic.get, whose answers have no name
+
+	reason *amqp.Error // why the server closed the channel; to be read after gone
 
 	mu      sync.Mutex
 	waiting []*delivery   // guarded by mu, as all below: jobs that nobody has asked for yet
@@ -67,7 +70,8 @@ func newTap(k *link, queue, from string, most int, shed func(*tap, []*delivery))
 	}
 	closed := ch.NotifyClose(make(chan *amqp.Error, 1))
 	go func() {
-		for range closed {
+		for reason := range closed {
+			t.reason = reason
 		}
 		t.mu.Lock()
 		t.closed, t.waiting = true, nil
@@ -255,6 +259,18 @@ func (t *tap) broken() bool {
 	default:
 		return t.link.broken()
 	}
+}
+
+// why tells why the channel is gone.
+func (t *tap) why(what string) error {
+	<-t.gone
+	switch {
+	case t.link.broken():
+		return fmt.Errorf("linda/rabbitmq: %s: the connection broke", what)
+	case t.reason == nil:
+		return fmt.Errorf("linda/rabbitmq: %s: %w", what, errChannel)
+	}
+	return fmt.Errorf("linda/rabbitmq: %s: %w: %s", what, errChannel, t.reason.Reason)
 }
 
 // acknowledge removes deliveries from the queue. It reports whether they could
