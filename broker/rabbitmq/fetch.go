@@ -17,20 +17,21 @@ func (b *broker) Fetch(ctx context.Context, queue string, max int, lease time.Du
 	}
 	for try := 1; ; try++ {
 		jobs, err := b.fetch(ctx, queue, max, lease)
-		if !errors.Is(err, errChannel) || try == fetchTries || !wait(ctx, fetchPause) {
+		if !errors.Is(err, errBroken) || try == fetchTries || !wait(ctx, fetchPause) {
 			return jobs, err
 		}
 	}
 }
 
-// The server closes a channel whose queue is not ready yet, or no more, while
-// the link goes on.
+// The server closes the channel, or even the connection, of who consumes from
+// a queue that somebody else is declaring just then, or whose leader is being
+// chosen.
 const (
 	fetchTries = 5
 	fetchPause = 50 * time.Millisecond
 )
 
-var errChannel = errors.New("the server closed the channel")
+var errBroken = errors.New("the connection broke")
 
 func (b *broker) fetch(ctx context.Context, queue string, max int, lease time.Duration) ([]*linda.Job, error) {
 	t, err := b.tap(ctx, queue)

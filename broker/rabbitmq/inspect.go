@@ -26,33 +26,29 @@ func (b *broker) Stats(ctx context.Context, queue string) (linda.Stats, error) {
 	if err != nil {
 		return s, err
 	}
+	b.rest(ctx, queue)
 	if s.Ready, err = b.count(ctx, k, b.config.ready(queue)); err != nil {
 		return s, err
 	}
-	s.Ready += b.here(queue)
 	s.Dead, err = b.count(ctx, k, b.config.dead(queue))
 	return s, err
 }
 
-// here counts the jobs of a queue that were sent here and not asked for.
-func (b *broker) here(queue string) int64 {
+// rest gives away what was sent here and not asked for, so that it is counted.
+func (b *broker) rest(ctx context.Context, queue string) {
 	b.mu.Lock()
 	o := b.taps[queue]
 	b.mu.Unlock()
 	if o == nil {
-		return 0
+		return
 	}
 	select {
 	case <-o.done:
-	default:
-		return 0
+		if o.tap != nil {
+			o.tap.rest(ctx)
+		}
+	case <-ctx.Done():
 	}
-	if o.tap == nil {
-		return 0
-	}
-	o.tap.mu.Lock()
-	defer o.tap.mu.Unlock()
-	return int64(len(o.tap.waiting))
 }
 
 // reach checks a call and returns the link for it.
@@ -277,6 +273,7 @@ func (b *broker) Purge(ctx context.Context, queue string, state linda.State) (in
 	if err := b.declareQueue(ctx, k, queue); err != nil {
 		return 0, b.closedOr(err)
 	}
+	b.rest(ctx, queue)
 	purged := make(chan int, 1)
 	err = k.on(ctx, "purge queue "+name, func(ch *amqp.Channel) error {
 		n, err := ch.QueuePurge(name, false)

@@ -27,6 +27,7 @@ type tap struct {
 	shed  func(*tap, []*delivery) // gives jobs to others
 	gone  chan struct{}           // closed when the channel is
 	asked chan struct{}           // told when there may be something to tend
+	rests chan chan struct{}      // asks to give away now what nobody has asked for
 	get   chan struct{}           // holds one: whoever uses basic.get, whose answers have no name
 
 	reason *amqp.Error // why the server closed the channel; to be read after gone
@@ -66,7 +67,7 @@ func newTap(k *link, queue, from string, most int, shed func(*tap, []*delivery))
 	}
 	t := &tap{
 		queue: queue, from: from, most: most, ch: ch, link: k, shed: shed,
-		gone: newSignal(), asked: make(chan struct{}, 1), get: make(chan struct{}, 1), more: newSignal(), last: time.Now(),
+		gone: newSignal(), asked: make(chan struct{}, 1), rests: make(chan chan struct{}), get: make(chan struct{}, 1), more: newSignal(), last: time.Now(),
 	}
 	closed := ch.NotifyClose(make(chan *amqp.Error, 1))
 	go func() {
@@ -160,18 +161,20 @@ func (t *tap) tend(life context.Context) {
 	look := time.NewTimer(linger)
 	defer look.Stop()
 	for {
+		var rested chan struct{}
 		select {
 		case <-t.gone:
 			return
 		case <-life.Done():
 			return
+		case rested = <-t.rests:
 		case <-t.asked:
 		case <-look.C:
 		}
 		t.mu.Lock()
 		now := time.Now()
 		flow, short := t.flow, t.wanted > 0 && t.short()
-		idle := t.wanted == 0 && now.Sub(t.last) >= linger
+		idle := t.wanted == 0 && (rested != nil || now.Sub(t.last) >= linger)
 		stale := len(t.waiting) > 0 && now.Sub(t.waiting[0].came) >= linger
 		busy := t.flow != nil || len(t.waiting) > 0
 		t.mu.Unlock()
@@ -182,6 +185,9 @@ func (t *tap) tend(life context.Context) {
 		case idle || stale:
 			t.stop(flow)
 			t.giveAway()
+		}
+		if rested != nil {
+			close(rested)
 		}
 		if busy {
 			look.Reset(linger / 2)
@@ -238,6 +244,23 @@ func (t *tap) stop(f *flow) {
 	<-f.over
 }
 
+// rest gives away the jobs that nobody has asked for, unless a Fetch waits.
+func (t *tap) rest(ctx context.Context) {
+	rested := newSignal()
+	select {
+	case t.rests <- rested:
+	case <-t.gone:
+		return
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-rested:
+	case <-t.gone:
+	case <-ctx.Done():
+	}
+}
+
 // giveAway hands the jobs that nobody has asked for to others.
 func (t *tap) giveAway() {
 	t.mu.Lock()
@@ -264,13 +287,10 @@ func (t *tap) broken() bool {
 // why tells why the channel is gone.
 func (t *tap) why(what string) error {
 	<-t.gone
-	switch {
-	case t.link.broken():
-		return fmt.Errorf("linda/rabbitmq: %s: the connection broke", what)
-	case t.reason == nil:
-		return fmt.Errorf("linda/rabbitmq: %s: %w", what, errChannel)
+	if t.reason == nil {
+		return fmt.Errorf("linda/rabbitmq: %s: %w", what, errBroken)
 	}
-	return fmt.Errorf("linda/rabbitmq: %s: %w: %s", what, errChannel, t.reason.Reason)
+	return fmt.Errorf("linda/rabbitmq: %s: %w: %s", what, errBroken, t.reason.Reason)
 }
 
 // acknowledge removes deliveries from the queue. It reports whether they could

@@ -196,13 +196,21 @@ func (b *broker) declareOne(ctx context.Context, k *link, name string, args amqp
 // declareDelay makes what a delay up to a level needs, and its way back to the
 // queue.
 func (b *broker) declareDelay(ctx context.Context, k *link, queue string, level int) error {
-	err := k.declared.once(ctx, "delays", func() error { return k.on(ctx, "declare the delays", b.declareDue) })
-	for i := 0; i <= level && err == nil; i++ {
-		err = k.declared.once(ctx, "level "+strconv.Itoa(i), func() error {
-			return k.on(ctx, "declare the delays", func(ch *amqp.Channel) error { return b.declareLevel(ch, k, i) })
+	err := k.declared.once(ctx, "delays", func() error { return k.on(ctx, "declare the delays", b.declareExchanges) })
+	if err != nil {
+		return err
+	}
+	errs := make([]error, level+1)
+	var all sync.WaitGroup
+	for i := range errs { // together, since the server takes its time for each
+		all.Go(func() {
+			errs[i] = k.declared.once(ctx, "level "+strconv.Itoa(i), func() error {
+				return k.on(ctx, "declare the delays", func(ch *amqp.Channel) error { return b.declareLevel(ch, k, i) })
+			})
 		})
 	}
-	if err != nil {
+	all.Wait()
+	if err := errors.Join(errs...); err != nil {
 		return err
 	}
 	return k.declared.once(ctx, "due "+queue, func() error {
@@ -213,9 +221,10 @@ func (b *broker) declareDelay(ctx context.Context, k *link, queue string, level 
 	})
 }
 
-// declareDue makes the exchange where delays end, and the queue for jobs whose
-// own is no longer there by then.
-func (b *broker) declareDue(ch *amqp.Channel) error {
+// declareExchanges makes those of all levels, and one where delays end, with a
+// queue for jobs whose own is no longer there by then. The last step is the
+// only one that waits for the server, which takes the steps in turn.
+func (b *broker) declareExchanges(ch *amqp.Channel) error {
 	lost := b.config.delays + ":unrouted"
 	if err := ch.ExchangeDeclare(lost, amqp.ExchangeFanout, true, false, false, true, nil); err != nil {
 		return err
@@ -226,11 +235,15 @@ func (b *broker) declareDue(ch *amqp.Channel) error {
 	if err := ch.QueueBind(lost, "", lost, true, nil); err != nil {
 		return err
 	}
+	for level := range delayLevels {
+		if err := ch.ExchangeDeclare(b.config.delayExchange(level), amqp.ExchangeTopic, true, false, false, true, nil); err != nil {
+			return err
+		}
+	}
 	return ch.ExchangeDeclare(b.config.delayExchange(-1), amqp.ExchangeTopic, true, false, false, false, amqp.Table{"alternate-exchange": lost})
 }
 
-// declareLevel needs the levels below. The last step is the only one that
-// waits for the server, which takes the steps in turn.
+// declareLevel makes the queue of a level, and the ways into it and past it.
 func (b *broker) declareLevel(ch *amqp.Channel, k *link, level int) error {
 	name, below := b.config.delayExchange(level), b.config.delayExchange(level-1)
 	args := amqp.Table{
@@ -242,9 +255,6 @@ func (b *broker) declareLevel(ch *amqp.Channel, k *link, level int) error {
 		args["x-queue-type"] = "quorum"
 		args["x-dead-letter-strategy"] = "at-least-once"
 		args["x-overflow"] = "reject-publish"
-	}
-	if err := ch.ExchangeDeclare(name, amqp.ExchangeTopic, true, false, false, true, nil); err != nil {
-		return err
 	}
 	if _, err := ch.QueueDeclare(name, true, false, false, true, args); err != nil {
 		return err
