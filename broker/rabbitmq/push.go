@@ -122,9 +122,9 @@ func (b *broker) address(ctx context.Context, queue string, posts []post) ([]mes
 		case p.dead:
 			m.key = b.config.dead(queue)
 		case p.delay > 0:
-			var level int
-			m.exchange, m.key, level = b.config.delayed(queue, p.delay)
-			highest = max(highest, level)
+			var digit int
+			m.exchange, m.key, digit = b.config.delayed(queue, p.delay)
+			highest = max(highest, digit)
 		}
 		messages[i] = m
 	}

@@ -1,7 +1,6 @@
 package rabbitmq_test
 
 import (
-	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -61,12 +60,18 @@ func TestDelaysAreNeverEarlyAndHardlyLate(t *testing.T) {
 	}
 	warm := job("warm")
 	warm.Delay = 8 * time.Second
-	require.NoError(t, b.Push(warm, "warm"))
+	require.NoError(t, b.Push(warm, "q")) // makes what delays need
+	jobs = append(jobs, warm)
 	start := time.Now()
-	require.NoError(t, b.(linda.BatchPusher).PushBatch(t.Context(), "q", jobs))
+	require.NoError(t, b.(linda.BatchPusher).PushBatch(t.Context(), "q", jobs[:300]))
 	var late []time.Duration
+	t.Logf("pushing took %v", time.Since(start))
 	for range jobs {
 		got := one(t, b, "q")
+		if got.Payload.Class == "warm" {
+			require.NoError(t, b.Delete("q", got))
+			continue
+		}
 		var ms int
 		_, _ = fmt.Sscan(got.Headers["ms"], &ms)
 		off := time.Since(start) - time.Duration(ms)*time.Millisecond
@@ -81,5 +86,3 @@ func TestDelaysAreNeverEarlyAndHardlyLate(t *testing.T) {
 	}
 	t.Logf("mean lateness %v, most %v", sum/time.Duration(len(late)), most)
 }
-
-var _ = errors.Is

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/bits"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,15 +14,22 @@ import (
 	"github.com/amlun/linda"
 )
 
-// The delays: a job goes to the exchange of the highest bit of its delay in
-// units, and from there through the queue of every bit that is set, where it
-// stays for the time the bit is worth. All jobs of a queue stay equally long,
-// so none waits behind another.
+// The delays: a job goes to the exchange of the highest digit of its delay, in
+// units and to the base of four, and from there through one queue for every
+// digit that is not zero, where it stays for the time the digit is worth. All
+// jobs of a queue stay equally long, so none waits behind another.
+//
+// The routing key is the queue and then the digits, the lowest first, so that
+// it is short where the delay is: the server looks at it word by word, once for
+// every exchange on the way.
 const (
 	delayUnit = 8 * time.Millisecond
-	// delayLevels is how many bits there are: the longest delay is 8.7 years.
-	delayLevels = 35
-	delayMost   = delayUnit<<delayLevels - time.Second
+	digitBits = 2
+	digitMost = 1<<digitBits - 1
+	// delayDigits is how many digits there are, of which the highest is 1 at
+	// most: the server refuses queues where messages stay longer than 10 years.
+	delayDigits = 18
+	delayMost   = delayUnit<<((delayDigits-1)*digitBits+1) - time.Second // 8.7 years
 )
 
 // ready names the server's queue of the READY jobs. linda's names have no
@@ -43,33 +49,42 @@ func (c *config) ready(queue string) string {
 // dead names the server's queue of the DEAD jobs.
 func (c *config) dead(queue string) string { return linda.DeadQueue(c.ready(queue)) }
 
-func (c *config) delayExchange(level int) string {
-	if level < 0 {
+func (c *config) delayExchange(digit int) string {
+	if digit < 0 {
 		return c.delays + ":due"
 	}
-	return c.delays + ":v1:" + strconv.Itoa(level)
+	return c.delays + ":v1:" + strconv.Itoa(digit)
 }
 
-// units is a delay in units, rounded up. The server counts in whole
-// milliseconds and may take up to one off at every hop.
-func units(delay time.Duration) uint64 {
-	n := uint64((delay + delayUnit - 1) / delayUnit)
-	for time.Duration(n)*delayUnit < delay+time.Duration(bits.OnesCount64(n))*time.Millisecond {
-		n++
+// digits is a delay in units, rounded up, the lowest digit first. The server
+// counts in whole milliseconds and may take up to one off at every hop.
+func digits(delay time.Duration) []byte {
+	for n := uint64((delay + delayUnit - 1) / delayUnit); ; n++ {
+		var all []byte
+		hops := 0
+		for rest := n; rest > 0; rest >>= digitBits {
+			digit := byte(rest & digitMost)
+			all = append(all, '0'+digit)
+			if digit > 0 {
+				hops++
+			}
+		}
+		if time.Duration(n)*delayUnit >= delay+time.Duration(hops)*time.Millisecond {
+			return all
+		}
 	}
-	return n
 }
 
-// delayed returns where to publish a job that is to be delayed.
-func (c *config) delayed(queue string, delay time.Duration) (exchange, key string, level int) {
-	n := units(delay)
-	var b strings.Builder
-	for level := delayLevels - 1; level >= 0; level-- {
-		b.WriteByte('0' + byte(n>>level&1))
-		b.WriteByte('.')
+// delayed returns where to publish a job that is to be delayed, and the highest
+// digit.
+func (c *config) delayed(queue string, delay time.Duration) (exchange, key string, digit int) {
+	all := digits(delay)
+	digit = len(all) - 1
+	key = c.dueKey(queue)
+	for _, d := range all {
+		key += "." + string(d)
 	}
-	level = bits.Len64(n) - 1
-	return c.delayExchange(level), b.String() + c.dueKey(queue), level
+	return c.delayExchange(digit), key, digit
 }
 
 // dueKey is the name of a queue as one word of a routing key.
@@ -193,19 +208,19 @@ func (b *broker) declareOne(ctx context.Context, k *link, name string, args amqp
 	})
 }
 
-// declareDelay makes what a delay up to a level needs, and its way back to the
-// queue.
-func (b *broker) declareDelay(ctx context.Context, k *link, queue string, level int) error {
+// declareDelay makes what a delay of so many digits needs, and its way back to
+// the queue.
+func (b *broker) declareDelay(ctx context.Context, k *link, queue string, highest int) error {
 	err := k.declared.once(ctx, "delays", func() error { return k.on(ctx, "declare the delays", b.declareExchanges) })
 	if err != nil {
 		return err
 	}
-	errs := make([]error, level+1)
+	errs := make([]error, highest+1)
 	var all sync.WaitGroup
 	for i := range errs { // together, since the server takes its time for each
 		all.Go(func() {
-			errs[i] = k.declared.once(ctx, "level "+strconv.Itoa(i), func() error {
-				return k.on(ctx, "declare the delays", func(ch *amqp.Channel) error { return b.declareLevel(ch, k, i) })
+			errs[i] = k.declared.once(ctx, "digit "+strconv.Itoa(i), func() error {
+				return k.on(ctx, "declare the delays", func(ch *amqp.Channel) error { return b.declareDigit(ch, k, i) })
 			})
 		})
 	}
@@ -215,13 +230,12 @@ func (b *broker) declareDelay(ctx context.Context, k *link, queue string, level 
 	}
 	return k.declared.once(ctx, "due "+queue, func() error {
 		return k.on(ctx, "bind queue "+queue, func(ch *amqp.Channel) error {
-			key := strings.Repeat("*.", delayLevels) + b.config.dueKey(queue)
-			return ch.QueueBind(b.config.ready(queue), key, b.config.delayExchange(-1), false, nil)
+			return ch.QueueBind(b.config.ready(queue), b.config.dueKey(queue)+".#", b.config.delayExchange(-1), false, nil)
 		})
 	})
 }
 
-// declareExchanges makes those of all levels, and one where delays end, with a
+// declareExchanges makes those of all digits, and one where delays end, with a
 // queue for jobs whose own is no longer there by then. The last step is the
 // only one that waits for the server, which takes the steps in turn.
 func (b *broker) declareExchanges(ch *amqp.Channel) error {
@@ -235,33 +249,40 @@ func (b *broker) declareExchanges(ch *amqp.Channel) error {
 	if err := ch.QueueBind(lost, "", lost, true, nil); err != nil {
 		return err
 	}
-	for level := range delayLevels {
-		if err := ch.ExchangeDeclare(b.config.delayExchange(level), amqp.ExchangeTopic, true, false, false, true, nil); err != nil {
+	for digit := range delayDigits {
+		if err := ch.ExchangeDeclare(b.config.delayExchange(digit), amqp.ExchangeTopic, true, false, false, true, nil); err != nil {
 			return err
 		}
 	}
 	return ch.ExchangeDeclare(b.config.delayExchange(-1), amqp.ExchangeTopic, true, false, false, false, amqp.Table{"alternate-exchange": lost})
 }
 
-// declareLevel makes the queue of a level, and the ways into it and past it.
-func (b *broker) declareLevel(ch *amqp.Channel, k *link, level int) error {
-	name, below := b.config.delayExchange(level), b.config.delayExchange(level-1)
-	args := amqp.Table{
-		"x-queue-type":           "classic",
-		"x-message-ttl":          int64(delayUnit<<level) / int64(time.Millisecond),
-		"x-dead-letter-exchange": below,
+// declareDigit makes the queues of a digit, and the ways into them and past
+// them.
+func (b *broker) declareDigit(ch *amqp.Channel, k *link, digit int) error {
+	exchange, below := b.config.delayExchange(digit), b.config.delayExchange(digit-1)
+	before := strings.Repeat("*.", digit+1)
+	for value := 1; value <= digitMost; value++ {
+		if digit == delayDigits-1 && value > 1 {
+			break
+		}
+		args := amqp.Table{
+			"x-queue-type":           "classic",
+			"x-message-ttl":          int64(delayUnit<<(digit*digitBits)) / int64(time.Millisecond) * int64(value),
+			"x-dead-letter-exchange": below,
+		}
+		if b.quorum(k) { // the hop to the next digit is confirmed too
+			args["x-queue-type"] = "quorum"
+			args["x-dead-letter-strategy"] = "at-least-once"
+			args["x-overflow"] = "reject-publish"
+		}
+		queue := exchange + ":" + strconv.Itoa(value)
+		if _, err := ch.QueueDeclare(queue, true, false, false, true, args); err != nil {
+			return err
+		}
+		if err := ch.QueueBind(queue, before+strconv.Itoa(value)+".#", exchange, true, nil); err != nil {
+			return err
+		}
 	}
-	if b.quorum(k) { // the hop to the next level is confirmed too
-		args["x-queue-type"] = "quorum"
-		args["x-dead-letter-strategy"] = "at-least-once"
-		args["x-overflow"] = "reject-publish"
-	}
-	if _, err := ch.QueueDeclare(name, true, false, false, true, args); err != nil {
-		return err
-	}
-	before := strings.Repeat("*.", delayLevels-1-level)
-	if err := ch.QueueBind(name, before+"1.#", name, true, nil); err != nil {
-		return err
-	}
-	return ch.ExchangeBind(below, before+"0.#", name, false, nil)
+	return ch.ExchangeBind(below, before+"0.#", exchange, false, nil)
 }
