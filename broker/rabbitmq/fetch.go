@@ -1,7 +1,6 @@
 package rabbitmq
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -75,7 +74,10 @@ func (b *broker) FetchNow(ctx context.Context, queue string, max int, lease time
 	for len(jobs) < max {
 		d, err := t.getOne(ctx)
 		if err != nil && len(jobs) == 0 {
-			return nil, b.closedOr(cmp.Or(ctx.Err(), t.why("fetch from queue "+queue)))
+			if ctx.Err() == nil {
+				err = t.why("fetch from queue " + queue)
+			}
+			return nil, b.closedOr(explain("fetch from queue "+queue, err))
 		}
 		if err != nil || d == nil {
 			break

@@ -169,7 +169,10 @@ func (l *line) close(limit time.Duration) {
 	link := l.current
 	l.mu.Unlock()
 	if link != nil {
+		// The client may move the deadline of the connection when it reads.
+		cut := time.AfterFunc(limit, func() { _ = link.socket.Close() })
 		_ = link.conn.CloseDeadline(time.Now().Add(limit))
+		cut.Stop()
 		_ = link.socket.Close()
 	}
 	l.running.Wait()
@@ -216,7 +219,7 @@ func explain(what string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, linda.ErrClosed), errors.Is(err, linda.ErrUnknown), errors.Is(err, linda.ErrFull):
+	case errors.Is(err, errBroken), errors.Is(err, linda.ErrClosed), errors.Is(err, linda.ErrUnknown), errors.Is(err, linda.ErrFull):
 		return err
 	case errors.Is(err, amqp.ErrCredentials), errors.Is(err, amqp.ErrSASL), errors.Is(err, amqp.ErrVhost):
 		return fmt.Errorf("%w: rabbitmq: %s: %v", linda.ErrDenied, what, err)

@@ -206,6 +206,7 @@ func (t *tap) start() {
 	f := &flow{name: newName(), most: min(n, t.most), over: newSignal()}
 	t.flow = f
 	t.mu.Unlock()
+	defer t.limit()()
 	err := t.ch.Qos(f.most, 0, false)
 	var deliveries <-chan amqp.Delivery
 	if err == nil {
@@ -238,10 +239,21 @@ func (t *tap) stop(f *flow) {
 	t.mu.Lock()
 	t.flow = nil
 	t.mu.Unlock()
+	defer t.limit()()
 	if err := t.ch.Cancel(f.name, false); err != nil {
 		t.end()
 	}
 	<-f.over
+}
+
+// silence is how long the server may leave a question about a tap without an
+// answer, before its link is taken for broken.
+const silence = 10 * time.Second
+
+// limit breaks the link unless it is undone in time.
+func (t *tap) limit() (undo func()) {
+	timer := time.AfterFunc(silence, func() { _ = t.link.socket.Close() })
+	return func() { timer.Stop() }
 }
 
 // rest gives away the jobs that nobody has asked for, unless a Fetch waits.
