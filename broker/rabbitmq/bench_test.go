@@ -3,6 +3,7 @@ package rabbitmq_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -35,6 +36,7 @@ func BenchmarkPush(b *testing.B) {
 	b.Run("linda", func(b *testing.B) {
 		broker := open(b, server.URL)
 		defer broker.Close()
+		push(b, broker, "linda", 1) // makes the queue
 		for b.Loop() {
 			push(b, broker, "linda", benchBatch)
 		}
@@ -44,6 +46,7 @@ func BenchmarkPush(b *testing.B) {
 	b.Run("linda-single-50", func(b *testing.B) {
 		broker := open(b, server.URL)
 		defer broker.Close()
+		push(b, broker, "single", 1)
 		for b.Loop() {
 			var all sync.WaitGroup
 			for range benchWorkers {
@@ -150,7 +153,7 @@ func push(b *testing.B, broker linda.Broker, queue string, n int) {
 }
 
 func drain(b *testing.B, url, queue string, n int) {
-	d, err := linda.New(linda.Settings{Queue: queue, Connection: url, Concurrency: benchWorkers})
+	d, err := linda.New(linda.Settings{Queue: queue, Connection: url, Concurrency: benchWorkers, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(b, err)
 	left := make(chan struct{}, n)
 	d.HandleFunc("bench", func(context.Context, *linda.Job) error { left <- struct{}{}; return nil })

@@ -16,7 +16,7 @@ func (b *broker) Fetch(ctx context.Context, queue string, max int, lease time.Du
 	}
 	for try := 1; ; try++ {
 		jobs, err := b.fetch(ctx, queue, max, lease)
-		if !errors.Is(err, errBroken) || try == fetchTries || !wait(ctx, fetchPause) {
+		if !errors.Is(err, errBroken) || try == fetchTries || !wait(ctx, fetchPause<<(try-1)) {
 			return jobs, err
 		}
 	}
@@ -26,8 +26,8 @@ func (b *broker) Fetch(ctx context.Context, queue string, max int, lease time.Du
 // a queue that somebody else is declaring just then, or whose leader is being
 // chosen.
 const (
-	fetchTries = 5
-	fetchPause = 50 * time.Millisecond
+	fetchTries = 7
+	fetchPause = 50 * time.Millisecond // before the second try, doubled before each other
 )
 
 var errBroken = errors.New("the connection broke")

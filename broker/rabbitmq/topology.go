@@ -1,6 +1,7 @@
 package rabbitmq
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -145,14 +146,16 @@ func (d *declared) forget(name string) {
 // are there.
 func (b *broker) declareQueue(ctx context.Context, k *link, queue string) error {
 	return k.declared.once(ctx, "queue "+queue, func() error {
-		dead := b.config.dead(queue)
-		if err := b.declareOne(ctx, k, dead, b.queueArgs(k)); err != nil {
-			return err
-		}
+		ready, dead := b.config.ready(queue), b.config.dead(queue)
 		args := b.queueArgs(k)
 		// What the server itself gives up, by a policy say, is dead, not lost.
 		args["x-dead-letter-exchange"], args["x-dead-letter-routing-key"] = "", dead
-		return b.declareOne(ctx, k, b.config.ready(queue), args)
+		var deadErr error
+		var both sync.WaitGroup
+		both.Go(func() { deadErr = b.declareOne(ctx, k, dead, b.queueArgs(k)) })
+		err := b.declareOne(ctx, k, ready, args)
+		both.Wait()
+		return cmp.Or(err, deadErr)
 	})
 }
 
