@@ -5,9 +5,11 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"maps"
 	neturl "net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -117,16 +119,16 @@ func (b *broker) Close() error {
 // asked for, so that they do not count as crashed.
 func (b *broker) giveAllAway() {
 	b.mu.Lock()
-	defer b.mu.Unlock()
+	taps := slices.Collect(maps.Values(b.taps))
+	b.mu.Unlock()
 	var all sync.WaitGroup
-	for _, o := range b.taps {
+	for _, o := range taps {
 		select {
 		case <-o.done:
+			if o.tap != nil {
+				all.Go(o.tap.giveAway)
+			}
 		default:
-			continue
-		}
-		if o.tap != nil {
-			all.Go(o.tap.giveAway)
 		}
 	}
 	all.Wait()
@@ -169,6 +171,10 @@ func (b *broker) tap(ctx context.Context, queue string) (*tap, error) {
 	for {
 		b.mu.Lock()
 		o := b.taps[queue]
+		if o == nil && b.life.Err() != nil {
+			b.mu.Unlock()
+			return nil, linda.ErrClosed
+		}
 		if o == nil {
 			o = &opening{done: newSignal()}
 			b.taps[queue] = o

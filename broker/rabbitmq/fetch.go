@@ -16,8 +16,11 @@ func (b *broker) Fetch(ctx context.Context, queue string, max int, lease time.Du
 	}
 	for try := 1; ; try++ {
 		jobs, err := b.fetch(ctx, queue, max, lease)
-		if !errors.Is(err, errBroken) || try == fetchTries || !wait(ctx, fetchPause<<(try-1)) {
+		if !errors.Is(err, errBroken) || try == fetchTries {
 			return jobs, err
+		}
+		if !wait(ctx, fetchPause<<(try-1)) {
+			return nil, b.closedOr(ctx.Err())
 		}
 	}
 }

@@ -90,6 +90,10 @@ func (l *line) dial() {
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if err == nil && l.life.Err() != nil { // close does not know of it
+		_ = link.socket.Close()
+		err = linda.ErrClosed
+	}
 	if err == nil {
 		l.current, l.failed, l.pause = link, nil, 0
 		l.host-- // it is a good one

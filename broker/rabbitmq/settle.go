@@ -70,15 +70,17 @@ func (b *broker) settle(ctx context.Context, queue string, batch []settling) {
 			byTap[s.delivery.tap] = append(byTap[s.delivery.tap], s.delivery)
 		}
 	}
-	lost := make(map[*tap]bool)
+	lost := make(map[*delivery]bool)
 	for t, deliveries := range byTap {
-		lost[t] = !t.acknowledge(deliveries)
+		for _, d := range t.acknowledge(deliveries) {
+			lost[d] = true
+		}
 		for _, d := range deliveries {
 			b.keeper.Drop(d)
 		}
 	}
 	for i := range batch {
-		if s := &batch[i]; s.err == nil && !s.receipt.Gone() && lost[s.delivery.tap] {
+		if s := &batch[i]; s.err == nil && lost[s.delivery] {
 			s.err = linda.ErrLeaseLost
 		}
 	}
@@ -140,6 +142,10 @@ func (b *broker) touch(queue string, job *linda.Job, lease time.Duration) error 
 		receipt.Extend(until)
 		b.keeper.Drop(d) // the end may be sooner than it was
 		b.keeper.Hold(d, receipt)
+		if _, err := job.Receipt(b, queue); err != nil { // settled or ended meanwhile
+			b.keeper.Drop(d)
+			return err
+		}
 		return nil
 	}
 }

@@ -58,6 +58,7 @@ type delivery struct {
 	body []byte
 	past int64 // how often the server has handed it out before
 	came time.Time
+	over bool // guarded by the mutex of the tap: it is settled
 }
 
 func newTap(k *link, queue, from string, most int, shed func(*tap, []*delivery)) (*tap, error) {
@@ -305,51 +306,60 @@ func (t *tap) why(what string) error {
 	return fmt.Errorf("linda/rabbitmq: %s: %w: %s", what, errBroken, t.reason.Reason)
 }
 
-// acknowledge removes deliveries from the queue. It reports whether they could
-// be: not when the channel is gone, and with it the reservations.
+// acknowledge removes deliveries from the queue, and returns those that it
+// could not: all of them when the channel is gone, and with it the
+// reservations.
 //
 // Sending under the mutex only fills a buffer, see socket. It has to be there:
 // an acknowledgement of many that overtakes one of them would have the server
 // close the channel.
-func (t *tap) acknowledge(deliveries []*delivery) bool {
-	numbers := make([]uint64, len(deliveries))
-	for i, d := range deliveries {
-		numbers[i] = d.tag
-	}
+func (t *tap) acknowledge(deliveries []*delivery) (lost []*delivery) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	upTo, single := t.settled.settle(numbers)
-	t.closeFlows(deliveries)
-	ok := !t.closed
-	if ok && upTo > 0 {
-		ok = t.ch.Ack(upTo, true) == nil
+	if t.closed {
+		return deliveries
 	}
+	ours, lost := t.finish(deliveries)
+	upTo, single := t.settled.settle(ours)
+	ok := upTo == 0 || t.ch.Ack(upTo, true) == nil
 	for _, tag := range single {
 		ok = ok && t.ch.Ack(tag, false) == nil
 	}
-	return ok
+	if !ok {
+		return deliveries
+	}
+	return lost
 }
 
 // reject gives deliveries back to the server, which counts them.
 func (t *tap) reject(deliveries []*delivery) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.closeFlows(deliveries)
-	for _, d := range deliveries {
-		t.settled.note(d.tag)
+	ours, _ := t.finish(deliveries)
+	t.settled.note(ours...)
+	for _, tag := range ours {
 		if !t.closed {
-			_ = t.ch.Reject(d.tag, true)
+			_ = t.ch.Reject(tag, true)
 		}
 	}
 }
 
-// closeFlows needs mu.
-func (t *tap) closeFlows(deliveries []*delivery) {
+// finish ends deliveries, and returns the tags of those that were not ended
+// before: the server closes the channel where one is settled twice. It needs
+// mu.
+func (t *tap) finish(deliveries []*delivery) (ours []uint64, before []*delivery) {
 	for _, d := range deliveries {
+		if d.over {
+			before = append(before, d)
+			continue
+		}
+		d.over = true
 		if d.flow != nil {
 			d.flow.open--
 		}
+		ours = append(ours, d.tag)
 	}
+	return ours, before
 }
 
 // got is what a basic.get has brought.

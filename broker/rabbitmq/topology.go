@@ -34,11 +34,12 @@ const (
 )
 
 // ready names the server's queue of the READY jobs. linda's names have no
-// colon, so it is nobody else's: the server keeps amq. for itself, and .dead is
+// colon, so it is nobody else's: the server keeps amq. for itself, also where
+// .dead follows amq, and .dead is
 // the end of every dead queue.
 func (c *config) ready(queue string) string {
 	name := c.prefix + queue
-	if strings.HasPrefix(name, "amq.") {
+	if name == "amq" || strings.HasPrefix(name, "amq.") {
 		name = "linda:" + name
 	}
 	if strings.HasSuffix(name, ".dead") {
