@@ -116,6 +116,33 @@ func TestRedisReservesEqualBodiesApartWhereverTheyStand(t *testing.T) {
 	})
 }
 
+func TestRedisHandsOutAloneWhatCrashed(t *testing.T) {
+	t.Parallel()
+	onRedis(t, func(t *testing.T, url string, c *redis.Client) {
+		body := func(id, counts string) string {
+			return `{"linda":{"id":"` + id + `",` + counts + `},"Payload":{"class":"C"}}`
+		}
+		for _, body := range []string{
+			body("1", `"n":0`), body("2", `"n":4,"s":4,"f":4`), body("3", `"n":4,"r":"x","s":4`), body("4", `"n":1`),
+			body("5", `"n":3,"r":"x","s":2`), body("6", `"n":2,"s":1`), body("7", `"n":0`), body("8", `"n":0`),
+		} {
+			require.NoError(t, c.RPush(t.Context(), "q", body).Err())
+		}
+		b := openBroker(t, url)
+		for _, want := range []string{"1 2 3", "4", "5", "6", "7 8"} {
+			jobs, err := b.(linda.Fetcher).Fetch(t.Context(), "q", 100, time.Minute)
+			require.NoError(t, err)
+			var got []string
+			for _, job := range jobs {
+				got = append(got, job.ID)
+				require.NoError(t, b.Delete("q", job))
+			}
+			assert.Equal(t, want, strings.Join(got, " "))
+		}
+		assert.Empty(t, c.Keys(t.Context(), "*").Val())
+	})
+}
+
 func TestRedisRunsWhatOlderClientsLeftInTheSortedSets(t *testing.T) {
 	t.Parallel()
 	onRedis(t, func(t *testing.T, url string, c *redis.Client) {

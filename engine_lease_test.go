@@ -287,6 +287,7 @@ func TestLongHandlersBoundTheIsolationOfASuspect(t *testing.T) {
 		r.start(6 * time.Second)
 		is(t, "runs of the long handler", r.ran(long), 1)
 		is(t, "runs of the suspect at first", r.ran(suspect), 0)
+		is(t, "times that the suspect was handed back", len(r.kinds(suspect)), 0)
 		short := r.push("short", 1)[0]
 		r.after(calmWait)
 		is(t, "runs of the suspect", r.ran(suspect), 1)

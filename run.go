@@ -44,6 +44,7 @@ type run struct {
 	workers sync.WaitGroup
 	running []atomic.Pointer[delivery] // what each worker's handler is at
 	pending atomic.Int64               // results that are not settled
+	calming atomic.Bool                // the poller waits until there are none
 	telling sync.Mutex                 // held while Settings.OnEvent is called
 }
 

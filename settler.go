@@ -222,8 +222,8 @@ func (res *result) underWay() bool {
 // close ends a delivery and tells about it.
 func (s *settler) close(res *result, err error) {
 	res.dl.done.Store(true)
-	if s.pending.Add(-1) == 0 && s.load.wakeAt.Load() == 0 {
-		s.load.wake() // the poller may wait for calm
+	if s.pending.Add(-1) == 0 && s.calming.Load() {
+		s.load.wake()
 	}
 	if err != nil {
 		res.event = lostEvent(res.event, err)

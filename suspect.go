@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// calmWait is how long a suspect waits for the handlers that run to end.
-const calmWait = 10 * time.Second
+// calmWait is how long a suspect waits for the handlers that run to end. The
+// process starts no other job meanwhile.
+const calmWait = 3 * time.Second
 
 // A suspect is a job whose next crash makes it dead. It may be what killed its
 // processes, or only have been near: a crash counts against every job that the
@@ -33,16 +34,17 @@ func (r *run) awaitTrial() (room int, ok bool) {
 	if !r.trials.on {
 		return 0, true
 	}
-	if !r.awaitCalm() {
+	if !r.awaitCalm(0) {
 		return 0, false
 	}
 	r.trials.on = r.trials.fetches > 0
 	return min(r.trials.fetches, 1), true
 }
 
-// isolate takes a batch that was fetched. If it has suspects, and they are not
-// alone, none of it starts: all goes back, the suspects first, to be fetched
-// one by one. Handlers that already run may still crash the process; there is
+// isolate takes a batch that was fetched, and reports whether to start it. A
+// suspect that came alone starts when it is calm. If there are several jobs and
+// suspects among them, none starts: all go back, the suspects first, to be
+// fetched one by one. Handlers that already run may still crash the process; there is
 // no telling them from the suspects if they do.
 func (r *run) isolate(batch []*delivery) (ok bool) {
 	suspects := slices.DeleteFunc(slices.Clone(batch), func(dl *delivery) bool { return !r.suspicious(dl) })
@@ -54,8 +56,16 @@ func (r *run) isolate(batch []*delivery) (ok bool) {
 		}
 		return true
 	}
-	if len(suspects) == 0 || len(batch) == 1 && r.load.held.Load() == 1 && r.pending.Load() == 0 {
+	switch {
+	case len(suspects) == 0:
 		return true
+	case len(batch) == 1: // the broker hands suspects out alone: other processes need not stop for this one
+		r.trials = trials{on: true}
+		ok = r.awaitCalm(1)
+		if !ok {
+			r.release(batch[0], 0)
+		}
+		return ok
 	}
 	// Where the broker puts what comes back at the head, the suspects are the
 	// next; elsewhere, or if another process has taken them, a few more fetches
@@ -72,14 +82,17 @@ func (r *run) isolate(batch []*delivery) (ok bool) {
 	return false
 }
 
-// awaitCalm waits until the process holds no job, or for calmWait, since some
-// handlers run for hours. It returns false once polling has ended.
-func (r *run) awaitCalm() bool {
+// awaitCalm waits until the process holds no more than so many jobs, or for
+// calmWait, since some handlers run for hours. It returns false once polling has
+// ended.
+func (r *run) awaitCalm(held int64) bool {
 	enough := time.NewTimer(calmWait)
 	defer enough.Stop()
-	r.load.wakeAt.Store(0)
+	r.calming.Store(true)
+	defer r.calming.Store(false)
+	r.load.wakeAt.Store(held)
 	defer r.load.wakeAt.Store(-1)
-	for r.load.held.Load()+r.pending.Load() > 0 {
+	for r.load.held.Load()+r.pending.Load() > held {
 		select {
 		case <-r.load.freed:
 		case <-enough.C:

@@ -36,6 +36,15 @@ local function count(body)
   if behind and #n <= 15 then return behind - 1, n end
 end
 
+-- Reports whether the last delivery of a job ended without a word from its
+-- worker, given what count returns.
+local function crashed(body, last, n)
+  if not n or n == '0' then return false end
+  local _, token = find(body, '^,"r":"[^"\\]*"', last + 1)
+  local _, _, settled = find(body, '^,"s":(%d+)', (token or last) + 1)
+  return tonumber(n) > tonumber(settled or 0)
+end
+
 -- Returns the body of a job whose reservation has ended: the delivery counts.
 local function ended(body)
   local last, n = count(body)
@@ -60,6 +69,7 @@ local function apart(body, token)
 end
 
 local reserved, bytes = 0, 0 -- of all queues
+local full = false -- nothing more goes with this fetch
 local now -- not asked for while all queues are empty
 
 -- Reserves the bodies of a result between two indices. One that is reserved
@@ -115,13 +125,20 @@ local function serve(ready, held, delayed, paused)
 
   local result = {0}
   local most = want - reserved
-  while #result <= most and bytes < most_bytes do
+  while #result <= most and not full do
     local got = #result - 1
     local bodies = redis.call('LRANGE', ready, got, math.min(got + chunk, most) - 1)
     for _, body in ipairs(bodies) do
+      local last, n = count(body)
+      -- A job that crashed goes alone: if this reply is lost, or the process ends
+      -- before it has looked at it, no other job is held to have crashed with it.
+      local alone = crashed(body, last, n)
+      full = alone
+      if alone and reserved + #result > 1 then break end
       bytes = bytes + #body
-      result[#result + 1] = count(body) and body or apart(body, nonce .. '.' .. reserved + #result)
-      if bytes >= most_bytes then break end
+      result[#result + 1] = last and body or apart(body, nonce .. '.' .. reserved + #result)
+      full = alone or bytes >= most_bytes
+      if full then break end
     end
     if #bodies < chunk then break end
   end
@@ -151,7 +168,7 @@ end
 
 local results = {}
 for i = 1, #KEYS, 4 do
-  if i > 1 and (reserved >= want or bytes >= most_bytes) then
+  if i > 1 and (reserved >= want or full) then
     results[#results + 1] = {0} -- it was not looked at
   else
     -- A queue that fails must not take the jobs of the others with it.
