@@ -80,6 +80,11 @@ func (j *Job) Reserve(b Broker, queue string, token any, until time.Time) {
 // count is the one in the body that Decode read.
 func (j *Job) Delivered(total int64) { j.head.Deliveries = total }
 
+// Redelivered adds n to the deliveries that the body tells of. A broker calls it
+// whose server counts how often it has handed out the body as it is stored,
+// this time included.
+func (j *Job) Redelivered(n int64) { j.head.Deliveries += n }
+
 // Receipt returns the receipt by which b handed the job out of a queue. The
 // error is ErrNotReserved where another broker or none did, or where it is
 // used, and ErrLeaseLost where the reservation is known to be lost.
