@@ -10,23 +10,23 @@ import (
 )
 
 var inspectCases = []testCase{
-	{name: "stats", needs: needs(inspector, settler), check: stats,
+	{name: "stats", needs: needs(inspector, settler, sees(linda.Delayed)), check: stats,
 		rule: "Stats follows a job through all its states; a count that the broker cannot give is -1."},
 	{name: "stats-after-time", needs: needs(inspector), check: statsAfterTime,
 		rule: "Once they are migrated, jobs whose delay or reservation has ended are counted as ready."},
-	{name: "peek", needs: needs(inspector, settler), check: peek,
+	{name: "peek", needs: needs(inspector, settler, sees(linda.Ready, linda.Delayed, linda.Reserved)), check: peek,
 		rule: "Peek shows the jobs in a state, the next in line first, up to as many as asked, and reserves none."},
-	{name: "peek-bounded", needs: needs(inspector, batchPusher), check: peekBounded,
+	{name: "peek-bounded", needs: needs(inspector, batchPusher, sees(linda.Ready)), check: peekBounded,
 		rule: "Peek returns a thousand jobs at most, and none where none are asked for."},
-	{name: "purge", needs: needs(inspector, settler), check: purge,
+	{name: "purge", needs: needs(inspector, settler, sees(linda.Ready, linda.Delayed)), check: purge,
 		rule: "Purge removes all jobs in one state, returns how many, and leaves the other states alone."},
 	{name: "purge-reserved", needs: needs(inspector), check: purgeReserved,
 		rule: "RESERVED jobs cannot be purged."},
 	{name: "unknown-state", needs: needs(inspector), check: unknownState,
 		rule: "A state that is none is an error of Peek and Purge."},
-	{name: "queues", needs: needs(inspector, settler), check: queues,
+	{name: "queues", needs: needs(inspector, settler, sees(linda.Ready, linda.Delayed, linda.Reserved)), check: queues,
 		rule: "Queues lists, sorted, every queue that holds a job in any state, and none that is empty."},
-	{name: "queues-not-waited-on", needs: needs(inspector, fetcher), check: queuesNotWaitedOn,
+	{name: "queues-not-waited-on", needs: needs(inspector, fetcher, sees(linda.Ready)), check: queuesNotWaitedOn,
 		rule: "An empty queue that a worker waits on is not listed by Queues."},
 }
 

@@ -163,9 +163,9 @@ func later(c *trial) {
 func migrate(c *trial) {
 	b := c.open()
 	b.MigrateExpiredJobs(c.queue) // there is no such queue yet
-	c.must(b.Later(1, newJob("later"), c.queue), "Later")
 	c.push(b, 2)
 	held := c.reserve(b, c.queue, 2, c.long)
+	c.must(b.Later(1, newJob("later"), c.queue), "Later")
 	c.must(b.Release(c.queue, held[1]), "Release")
 	c.nothingBut(b, held[1].ID)
 	time.Sleep(time.Second)

@@ -27,6 +27,8 @@ package brokertest
 
 import (
 	"crypto/rand"
+	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -180,6 +182,18 @@ func rawPush(p promises) string   { return unless(p.raw, "the harness has no Raw
 func anyOptional(p promises) string {
 	return unless(p.fetches || p.pushesBatches || p.settles || p.touches || p.inspects || p.unique,
 		"the broker has only the nine methods")
+}
+
+// sees is that the Inspector can look into states, as it can count them.
+func sees(states ...linda.State) need {
+	return func(p promises) string {
+		for _, state := range states {
+			if !slices.Contains(p.Stats, state) {
+				return fmt.Sprintf("the broker's Inspector does not see the %s jobs", state)
+			}
+		}
+		return ""
+	}
 }
 func ordered(p promises) string { return unless(p.Ordered, "the broker does not promise an order") }
 func exact(p promises) string {

@@ -18,17 +18,17 @@ import (
 // behind it wait for at most that tier's time.
 const (
 	tiers        = 13
-	shortestTier = 50 // ms; each tier is four times as long as the one before
-	tierPrefix   = "linda.delay."
+	shortestTier = 50             // ms; each tier is four times as long as the one before
+	tierPrefix   = "linda.delay." // behind an underscore, as no name of a queue begins
 )
 
-func tierTopic(prefix string, i int) string { return fmt.Sprintf("%s%s%d", prefix, tierPrefix, i) }
+func tierTopic(prefix string, i int) string { return fmt.Sprintf("_%s%s%d", prefix, tierPrefix, i) }
 
 func tierTime(i int) int64 { return shortestTier << (2 * i) }
 
 // tierOf returns which tier a topic is, -1 if none.
 func tierOf(topic, prefix string) int {
-	number, ok := strings.CutPrefix(topic, prefix+tierPrefix)
+	number, ok := strings.CutPrefix(topic, "_"+prefix+tierPrefix)
 	i, err := strconv.Atoi(number)
 	if !ok || err != nil || i < 0 || i >= tiers {
 		return -1

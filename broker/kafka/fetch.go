@@ -38,7 +38,12 @@ func (b *broker) fetch(ctx context.Context, queue string, max int, lease time.Du
 	if err != nil {
 		return nil, err
 	}
-	b.startMoverSoon()
+	if now {
+		if there, err := b.there(ctx, queue); err != nil || !there {
+			return nil, err
+		}
+	}
+	b.startMover()
 	for {
 		deliveries, err := l.take(ctx, max, now)
 		if err != nil || len(deliveries) == 0 {
@@ -51,16 +56,31 @@ func (b *broker) fetch(ctx context.Context, queue string, max int, lease time.Du
 	}
 }
 
+// there reports whether there is a topic for the queue.
+func (b *broker) there(ctx context.Context, queue string) (bool, error) {
+	topic := b.topicOf(queue)
+	if b.known(topic) {
+		return true, nil
+	}
+	found, err := lookUp(ctx, b.client, topic)
+	if found != nil {
+		b.remember(topic)
+	}
+	return found != nil, b.fault("fetch", err)
+}
+
 // handOut makes jobs of deliveries. One that the server has handed out before
 // is not given to a worker but put in its queue anew, as far from the number
-// of deliveries after which the server drops a record as can be.
+// of deliveries after which the server drops a record as can be; and so is one
+// of another program, which has no id that would last.
 func (b *broker) handOut(ctx context.Context, l *line, queue string, deliveries []*delivery, lease time.Duration) ([]*linda.Job, error) {
 	var again []*delivery
 	deliveries = slices.DeleteFunc(deliveries, func(d *delivery) bool {
-		if d.count > 1 {
+		anew := d.count > 1 || lease > 0 && linda.BodyID(d.value) == ""
+		if anew {
 			again = append(again, d)
 		}
-		return d.count > 1
+		return anew
 	})
 	if len(again) > 0 {
 		b.reseat(ctx, l, again)
@@ -109,7 +129,7 @@ func (b *broker) handOver(ctx context.Context, queue string, deliveries []*deliv
 		}
 	}
 	if len(jobs) == 0 && len(deliveries) > 0 {
-		return nil, fault("fetch", errs[0])
+		return nil, b.fault("fetch", errs[0])
 	}
 	return jobs, nil
 }

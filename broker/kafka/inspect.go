@@ -40,7 +40,7 @@ func (b *broker) Stats(ctx context.Context, queue string) (linda.Stats, error) {
 	}
 	defer cancel()
 	first, end, err := b.span(ctx, b.deadTopicOf(queue))
-	return linda.Stats{Ready: -1, Delayed: -1, Reserved: -1, Dead: end - first}, fault("stats", err)
+	return linda.Stats{Ready: -1, Delayed: -1, Reserved: -1, Dead: end - first}, b.fault("stats", err)
 }
 
 // span returns where the only partition of a topic of dead jobs begins and
@@ -87,7 +87,7 @@ func (b *broker) Peek(ctx context.Context, queue string, state linda.State, max 
 	}
 	records, err := b.dead(ctx, queue, max)
 	if err != nil {
-		return nil, fault("peek", err)
+		return nil, b.fault("peek", err)
 	}
 	jobs := make([]*linda.Job, len(records))
 	for i, r := range records {
@@ -134,7 +134,7 @@ func (b *broker) Kick(ctx context.Context, queue string, max int) (int, error) {
 	defer b.kicking.Unlock()
 	records, err := b.dead(ctx, queue, max)
 	if err != nil || len(records) == 0 {
-		return 0, fault("kick", err)
+		return 0, b.fault("kick", err)
 	}
 	kicked := make([]*kgo.Record, len(records))
 	for i, r := range records {
@@ -144,7 +144,7 @@ func (b *broker) Kick(ctx context.Context, queue string, max int) (int, error) {
 		return 0, err
 	}
 	err = b.cut(ctx, b.deadTopicOf(queue), records[len(records)-1].Offset+1)
-	return len(records), fault("kick", err)
+	return len(records), b.fault("kick", err)
 }
 
 // cut deletes the records of a topic of dead jobs before an offset.
@@ -186,9 +186,9 @@ func (b *broker) Purge(ctx context.Context, queue string, state linda.State) (in
 	topic := b.deadTopicOf(queue)
 	first, end, err := b.span(ctx, topic)
 	if err != nil || first == end {
-		return 0, fault("purge", err)
+		return 0, b.fault("purge", err)
 	}
-	return int(end - first), fault("purge", b.cut(ctx, topic, end))
+	return int(end - first), b.fault("purge", b.cut(ctx, topic, end))
 }
 
 func (b *broker) purgeReady(ctx context.Context, queue string) (int, error) {
@@ -203,7 +203,7 @@ func (b *broker) purgeReady(ctx context.Context, queue string) (int, error) {
 		}
 		for _, err := range conclude(ctx, deliveries, accept) {
 			if err != nil {
-				return n, fault("purge", err)
+				return n, b.fault("purge", err)
 			}
 			n++
 		}

@@ -49,7 +49,6 @@ type broker struct {
 	topics  map[string]bool  // guarded by mu: those that are known to exist
 	mover   *mover           // guarded by mu
 	kicking sync.Mutex       // one Kick at a time, lest two of them kick the same job twice
-	soon    bool             // guarded by mu: the mover will be started
 }
 
 func open() *broker {
@@ -65,9 +64,7 @@ func (b *broker) Connect(url *neturl.URL) error {
 	if err != nil {
 		return err
 	}
-	options := append(config.clientOptions(), kgo.ProducerLinger(0), kgo.ProducerBatchMaxBytes(bodyMax+1<<16),
-		kgo.AllowIdempotentProduceCancellation(), kgo.UnknownTopicRetries(3))
-	client, err := kgo.NewClient(options...)
+	client, err := config.newClient()
 	if err != nil {
 		return badURL("the client refuses it")
 	}
@@ -75,11 +72,17 @@ func (b *broker) Connect(url *neturl.URL) error {
 	defer cancel()
 	if err := hasShareGroups(ctx, client); err != nil {
 		client.Close()
-		return fault("connect", err)
+		return b.fault("connect", err)
 	}
 	b.config, b.client = config, client
 	b.keeper = lease.New(lease.Options[*delivery]{Every: config.lock / 3, Renew: renew, Return: giveBack})
 	return nil
+}
+
+// newClient returns a client for pushes and questions.
+func (c *config) newClient() (*kgo.Client, error) {
+	return kgo.NewClient(append(c.clientOptions(), kgo.ProducerLinger(0), kgo.ProducerBatchMaxBytes(bodyMax+1<<16),
+		kgo.AllowIdempotentProduceCancellation(), kgo.UnknownTopicRetries(3))...)
 }
 
 // hasShareGroups checks that the server is Kafka 4.2 or newer, whose share
@@ -108,11 +111,17 @@ func (b *broker) Close() error {
 	b.once.Do(func() {
 		b.mu.Lock()
 		b.stop(linda.ErrClosed)
+		mover := b.mover
 		b.mu.Unlock()
 		b.tasks.Wait()
-		if b.client != nil {
+		if b.keeper != nil {
 			b.keeper.Close()
+		}
+		if b.client != nil {
 			b.client.Close()
+		}
+		if mover != nil {
+			mover.letGo()
 		}
 	})
 	b.tasks.Wait()
@@ -175,9 +184,12 @@ func backoff(n int) time.Duration {
 }
 
 // fault is an error of the server or of the way to it, as linda names it.
-func fault(what string, err error) error {
+func (b *broker) fault(what string, err error) error {
 	if err == nil {
 		return nil
+	}
+	if b.ctx.Err() != nil {
+		return linda.ErrClosed
 	}
 	kind := error(nil)
 	switch {

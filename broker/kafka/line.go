@@ -129,7 +129,7 @@ func (l *line) run() {
 		if l.b.ctx.Err() != nil {
 			err = linda.ErrClosed
 		}
-		l.fail(fault("fetch", err))
+		l.fail(l.b.fault("fetch", err))
 		if time.Since(begun) > 10*time.Second {
 			try = 1
 		}

@@ -20,7 +20,8 @@ import (
 // place up to which the tier is done: both happen or neither does, and a mover
 // whose tier was given to another meanwhile is refused.
 type mover struct {
-	b      *broker
+	b      *broker // of its own
+	users  int     // guarded by movers
 	group  string
 	id     string // of the transactions
 	client *kgo.Client
@@ -35,29 +36,50 @@ const (
 	moveBatch = 500  // records of a transaction
 )
 
-// startMoverSoon starts the mover of a process that stays.
-func (b *broker) startMoverSoon() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.mover != nil || b.soon || b.ctx.Err() != nil {
-		return
-	}
-	b.soon = true
-	b.run(func() {
-		if sleep(b.ctx, 2*time.Second) == nil {
-			b.startMover()
-		}
-	})
-}
+// movers holds those of this process, one for each service, however many
+// connections to it are open.
+var movers = struct {
+	sync.Mutex
+	byURL map[string]*mover // guarded by Mutex
+}{byURL: make(map[string]*mover)}
 
+// startMover sees to it that this process has a mover. One that only pushes
+// needs none: delays are of use where jobs are worked on.
 func (b *broker) startMover() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.mover != nil || b.ctx.Err() != nil {
-		return
+	if b.mover == nil && b.ctx.Err() == nil {
+		b.mover = hire(b.config)
 	}
-	b.mover = &mover{b: b, group: b.config.prefix + b.config.group + ".delay", id: "linda.delay." + linda.NewID(), wake: make(chan struct{}, 1)}
-	b.run(b.mover.run)
+}
+
+// hire returns the mover of a service, which is to be let go in the end.
+func hire(c *config) *mover {
+	movers.Lock()
+	defer movers.Unlock()
+	m := movers.byURL[c.url]
+	if m == nil {
+		m = &mover{b: open(), group: c.prefix + c.group + ".delay", id: "linda.delay." + linda.NewID(), wake: make(chan struct{}, 1)}
+		m.b.config = c
+		movers.byURL[c.url] = m
+		m.b.run(m.run)
+	}
+	m.users++
+	return m
+}
+
+// letGo ends a mover that nobody needs any more.
+func (m *mover) letGo() {
+	movers.Lock()
+	m.users--
+	last := m.users == 0
+	if last {
+		delete(movers.byURL, m.b.config.url)
+	}
+	movers.Unlock()
+	if last {
+		_ = m.b.Close()
+	}
 }
 
 // run moves until Close. After an error it begins anew, from what was
@@ -76,6 +98,13 @@ func (m *mover) run() {
 func (m *mover) move() error {
 	ctx, end := context.WithCancel(m.b.ctx)
 	defer end()
+	if m.b.client == nil {
+		client, err := m.b.config.newClient()
+		if err != nil {
+			return err
+		}
+		m.b.client = client
+	}
 	limited, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
 	if err := m.b.ensureTiers(limited); err != nil {
@@ -197,7 +226,11 @@ func (m *mover) moveSome(ctx context.Context) (moved bool, err error) {
 		}
 		done[i] = n
 		for _, r := range records[:n] {
-			out = append(out, m.b.onward(r, now))
+			to, err := m.onward(ctx, r, now)
+			if err != nil {
+				return false, err
+			}
+			out = append(out, to)
 		}
 	}
 	if len(out) == 0 {
@@ -215,18 +248,27 @@ func (m *mover) moveSome(ctx context.Context) (moved bool, err error) {
 	return true, nil
 }
 
-// onward is the record that a record becomes when it leaves its tier. A record
-// that linda has not put there is moved to the queue of its name's dead jobs.
-func (b *broker) onward(r *kgo.Record, now time.Time) *kgo.Record {
+// onward is the record that a record becomes when it leaves its tier. One that
+// has nowhere to go, since its topic is gone for good or it is of another
+// program, is dead, and does not hold up the others.
+func (m *mover) onward(ctx context.Context, r *kgo.Record, now time.Time) (*kgo.Record, error) {
 	due, _, topic := detention(r)
-	if topic == "" {
-		return &kgo.Record{Topic: b.config.prefix + "linda.delay.dead", Key: r.Key, Value: r.Value}
-	}
 	to := &kgo.Record{Topic: topic, Key: r.Key, Value: r.Value}
-	if due > now.UnixMilli() {
-		b.detain(to, due, now)
+	if due > now.UnixMilli() && topic != "" {
+		m.b.detain(to, due, now)
+		return to, nil
 	}
-	return to
+	if topic == "" {
+		to.Topic = m.b.deadTopicOf("linda.delay")
+	}
+	limited, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	err := m.b.ensure(limited, m.b.config.partitions, to.Topic)
+	if errors.Is(err, linda.ErrBadName) || errors.Is(err, errNoTopic) {
+		to.Topic = m.b.deadTopicOf("linda.delay")
+		err = m.b.ensure(limited, 1, to.Topic)
+	}
+	return to, err
 }
 
 // transfer writes records and, in the same transaction, how many of each tier
@@ -238,7 +280,11 @@ func (m *mover) transfer(ctx context.Context, out []*kgo.Record, done map[int]in
 		return err
 	}
 	err := m.client.ProduceSync(ctx, out...).FirstErr()
-	if err == nil {
+	if err != nil { // a topic may be gone: look again
+		for _, r := range out {
+			m.b.forget(r.Topic)
+		}
+	} else {
 		err = m.commitPlaces(ctx, done)
 	}
 	if err != nil {

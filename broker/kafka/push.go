@@ -58,7 +58,7 @@ func (b *broker) record(queue, body string, key []byte, now time.Time, delay tim
 func (b *broker) produce(ctx context.Context, what string, records []*kgo.Record) []error {
 	errs := make([]error, len(records))
 	if err := b.ready(ctx, records); err != nil {
-		err = fault(what, err)
+		err = b.fault(what, err)
 		for i := range errs {
 			errs[i] = err
 		}
@@ -104,7 +104,7 @@ func (b *broker) produced(what, topic string, err error) error {
 	}
 	var refusal *kerr.Error
 	if errors.As(err, &refusal) && !refusal.Retriable && !errors.Is(err, kerr.UnknownServerError) {
-		return fault(what, err)
+		return b.fault(what, err)
 	}
 	if b.ctx.Err() != nil {
 		return fmt.Errorf("linda/kafka: %s: %w: %w", what, linda.ErrUnknown, linda.ErrClosed)
@@ -124,12 +124,12 @@ func (b *broker) ready(ctx context.Context, records []*kgo.Record) error {
 		partitions := b.config.partitions
 		switch {
 		case tierOf(r.Topic, b.config.prefix) >= 0:
-			if err := b.ensureTiers(ctx); err != nil {
+			_, _, topic := detention(r)
+			if err := errors.Join(b.ensureTiers(ctx), b.ensure(ctx, partitions, topic)); err != nil {
 				return err
 			}
-			b.startMover()
 			continue
-		case len(r.Topic) > 5 && r.Topic[len(r.Topic)-5:] == ".dead":
+		case r.Topic[0] == '_':
 			partitions = 1
 		}
 		if err := b.ensure(ctx, partitions, r.Topic); err != nil {

@@ -173,7 +173,12 @@ func (b *broker) touch(queue string, lease time.Duration, job *linda.Job) error 
 		b.lose(d)
 		return linda.ErrLeaseLost
 	}
-	receipt.Extend(time.Now().Add(lease))
+	until := time.Now().Add(lease)
+	shorter := until.Before(receipt.Until())
+	receipt.Extend(until)
+	if shorter && b.keeper.Drop(d) {
+		b.keeper.Hold(d, receipt) // which looks at the end again
+	}
 	return nil
 }
 

@@ -17,8 +17,11 @@ import (
 func (b *broker) topicOf(queue string) string { return b.config.prefix + queue }
 
 // deadTopicOf returns the topic of the dead jobs of a queue. It has one
-// partition, in the order in which they died.
-func (b *broker) deadTopicOf(queue string) string { return b.config.prefix + linda.DeadQueue(queue) }
+// partition, in the order in which they died. With the underscore it has a
+// name that no queue has.
+func (b *broker) deadTopicOf(queue string) string {
+	return "_" + b.config.prefix + linda.DeadQueue(queue)
+}
 
 // topic is what the cluster says about a topic.
 type topic struct {
@@ -81,6 +84,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
+var errNoTopic = errors.New("there is no such topic")
+
 // ensure returns once a topic is there. It creates one that is not, with
 // records that stay until linda deletes them, unless the URL forbids that.
 func (b *broker) ensure(ctx context.Context, partitions int32, names ...string) error {
@@ -96,7 +101,7 @@ func (b *broker) ensure(ctx context.Context, partitions int32, names ...string) 
 		case found != nil:
 			b.remember(name)
 		case !b.config.create:
-			return fmt.Errorf("there is no topic %s, and the option create is false", name)
+			return fmt.Errorf("%w: %s, and the option create is false", errNoTopic, name)
 		default:
 			missing = append(missing, name)
 		}
@@ -155,6 +160,9 @@ func (b *broker) create(ctx context.Context, partitions int32, names []string) e
 	}
 	for _, t := range answer.Topics {
 		err := kerr.ErrorForCode(t.ErrorCode)
+		if errors.Is(err, kerr.InvalidTopicException) {
+			return fmt.Errorf("%w: topic %s: another differs from it only in dots and underscores, or its name is not one", linda.ErrBadName, t.Topic)
+		}
 		if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
 			return fmt.Errorf("create topic %s: %w", t.Topic, err)
 		}

@@ -21,6 +21,7 @@ import (
 
 // config is what a URL says.
 type config struct {
+	url         string // whole, with its password: not to be shown
 	hosts       []string
 	group       string // start of the names of the groups
 	prefix      string // start of the names of the topics
@@ -38,7 +39,7 @@ type config struct {
 //
 // where kafka+tls is for TLS. An error shows nothing of it that may be secret.
 func readURL(url *neturl.URL) (*config, error) {
-	c := &config{group: "linda", partitions: 12, replication: -1, create: true, lock: 30 * time.Second}
+	c := &config{url: url.String(), group: "linda", partitions: 12, replication: -1, create: true, lock: 30 * time.Second}
 	if url.Opaque != "" || url.Fragment != "" || url.Path != "" && url.Path != "/" {
 		return nil, badURL("it has not the form of one")
 	}
