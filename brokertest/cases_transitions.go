@@ -150,6 +150,8 @@ func releasedLeaseEnds(c *trial) {
 
 func later(c *trial) {
 	b := c.open()
+	c.push(b, 1)
+	c.delete(b, c.one(b)) // so that what a first Pop does once is done
 	start := time.Now()
 	c.must(b.Later(1, newJob("later"), c.queue), "Later")
 	c.nothing(b)

@@ -134,9 +134,8 @@ func (l *line) run() {
 			try = 1
 		}
 		_ = sleep(l.b.ctx, backoff(try))
-		tell(l.wake) // somebody may have come meanwhile
-		if l.idle() {
-			<-l.wake
+		if !l.idle() {
+			tell(l.wake) // somebody has come meanwhile
 		}
 	}
 }

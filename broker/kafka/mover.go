@@ -124,7 +124,14 @@ func (m *mover) move() error {
 		return err
 	}
 	m.client = client
-	defer client.CloseAllowingRebalance()
+	defer func() {
+		// A mover that does not say that it leaves keeps its tiers until its
+		// membership times out.
+		limited, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		_ = client.LeaveGroupContext(limited)
+		client.CloseAllowingRebalance()
+	}()
 	var reader sync.WaitGroup
 	defer reader.Wait()
 	defer end()

@@ -106,9 +106,6 @@ func (b *broker) produced(what, topic string, err error) error {
 	if errors.As(err, &refusal) && !refusal.Retriable && !errors.Is(err, kerr.UnknownServerError) {
 		return b.fault(what, err)
 	}
-	if b.ctx.Err() != nil {
-		return fmt.Errorf("linda/kafka: %s: %w: %w", what, linda.ErrUnknown, linda.ErrClosed)
-	}
 	return fmt.Errorf("linda/kafka: %s: %w: %w", what, linda.ErrUnknown, err)
 }
 
