@@ -50,18 +50,23 @@ func (b *broker) span(ctx context.Context, topic string) (first, end int64, err 
 	if err != nil || found == nil {
 		return 0, 0, err
 	}
-	if first, err = b.offset(ctx, topic, -2); err == nil {
-		end, err = b.offset(ctx, topic, -1)
+	if first, err = b.offset(ctx, topic, 0, earliest); err == nil {
+		end, err = b.offset(ctx, topic, 0, latest)
 	}
 	return first, end, err
 }
 
-func (b *broker) offset(ctx context.Context, topic string, at int64) (int64, error) {
+const (
+	latest   = -1
+	earliest = -2
+)
+
+func (b *broker) offset(ctx context.Context, topic string, partition int32, at int64) (int64, error) {
 	request := kmsg.NewPtrListOffsetsRequest()
 	t := kmsg.NewListOffsetsRequestTopic()
 	t.Topic = topic
 	p := kmsg.NewListOffsetsRequestTopicPartition()
-	p.Timestamp = at
+	p.Partition, p.Timestamp = partition, at
 	t.Partitions = append(t.Partitions, p)
 	request.Topics = append(request.Topics, t)
 	answer, err := request.RequestWith(ctx, b.client)

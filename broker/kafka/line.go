@@ -227,6 +227,9 @@ func (f *life) join(ctx context.Context) (*member, error) {
 		l.b.forget(l.topic)
 		return nil, errors.New("there is no topic " + l.topic)
 	}
+	if err := l.b.fromTheStart(limited, l.group, topic); err != nil {
+		return nil, err
+	}
 	f.topic = topic
 	m := &member{client: l.b.client, group: l.group, id: f.member, topic: l.topic}
 	return m, m.join(limited)
