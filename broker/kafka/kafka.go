@@ -171,8 +171,8 @@ func (b *broker) Guarantees() linda.Guarantees {
 		Notes: []string{
 			"a job that is released, delayed or buried is written again before its old record is accepted: if the process dies in between, it is there twice",
 			"a job that is held keeps its partition from handing out more than share.partition.max.record.locks records behind it, 2,000 by default",
-			"ready and reserved jobs are one number, the lag of the share group; delayed jobs of all queues are in the topics linda.delay.*",
-			"topics that linda creates keep their records for ever, and linda deletes those whose jobs are done; other topics lose jobs when their retention ends",
+			"ready and reserved jobs are one number, the lag of the share group; delayed jobs of all queues are in the topics _linda.delay.*",
+			"topics that linda creates keep their records, those of done jobs too, until an operator deletes them or sets a retention; a job that waits longer than its topic's retention is lost",
 		},
 	}
 }
