@@ -44,6 +44,10 @@ type Job struct {
 	// UniqueTTL is how long UniqueKey is held at most; 0 means until the job
 	// is done or dead.
 	UniqueTTL time.Duration
+	// Key, on a broker with partitions, puts jobs with the same key in the same
+	// one, and so in order where its Guarantees promise that. Other brokers
+	// leave it out.
+	Key string
 	// Headers travel with the job, for traces and the like.
 	Headers map[string]string
 

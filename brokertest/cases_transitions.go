@@ -154,6 +154,8 @@ func releasedLeaseEnds(c *trial) {
 
 func later(c *trial) {
 	b := c.open()
+	c.push(b, 1)
+	c.delete(b, c.one(b)) // so that what a first Pop does once is done
 	start := time.Now()
 	c.must(b.Later(1, newJob("later"), c.queue), "Later")
 	c.nothing(b)
@@ -209,9 +211,9 @@ func sameBody(c *trial) {
 func migrate(c *trial) {
 	b := c.open()
 	b.MigrateExpiredJobs(c.queue) // there is no such queue yet
-	c.must(b.Later(1, newJob("later"), c.queue), "Later")
 	c.push(b, 2)
 	held := c.reserve(b, c.queue, 2, c.long)
+	c.must(b.Later(1, newJob("later"), c.queue), "Later")
 	c.must(b.Release(c.queue, held[1]), "Release")
 	c.nothingBut(b, held[1].ID)
 	time.Sleep(time.Second)

@@ -197,6 +197,7 @@ func anyOptional(p promises) string {
 	return unless(p.fetches || p.pushesBatches || p.settles || p.touches || p.inspects || p.unique,
 		"the broker has only the nine methods")
 }
+
 func ordered(p promises) string { return unless(p.Ordered, "the broker does not promise an order") }
 func exact(p promises) string {
 	return unless(p.AttemptsExact, "the broker does not promise to count every delivery")

@@ -302,6 +302,10 @@ func (c *trial) purge(b linda.Broker, state linda.State) {
 		return
 	}
 	_, err := i.Purge(c.Context(), c.queue, state)
+	if errors.Is(err, errors.ErrUnsupported) && !slices.Contains(c.Stats, state) {
+		c.dirty = true
+		return
+	}
 	c.must(err, "Purge")
 }
 

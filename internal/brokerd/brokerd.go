@@ -20,8 +20,12 @@ type Kind struct {
 	places []string // where else it may be
 	ports  int      // how many it listens on
 
+	// lacking says what is not there when Start returns ErrNotInstalled, where that may be more than the binary.
+	lacking string
+
 	// command builds a fresh command, in the foreground and logging to stdout. It runs before every start of the
-	// server, a restart too, so what it writes into the folder must not destroy the data there.
+	// server, a restart too, so what it writes into the folder must not destroy the data there. Its error wraps
+	// ErrNotInstalled where more than the binary is needed and is not there.
 	command func(context.Context, setup) (*exec.Cmd, error)
 
 	// ready answers nil once the process pid itself serves clients: after a port race someone else's server may

@@ -1,8 +1,8 @@
 package brokerd
 
 import (
+	"cmp"
 	"errors"
-	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -36,7 +36,8 @@ func required(kind Kind, list string) bool {
 }
 
 func absent(kind Kind) string {
-	return fmt.Sprintf("%s is not on PATH: install it or run make test", kind.binary)
+	lacking := cmp.Or(kind.lacking, kind.binary+" is not on PATH")
+	return lacking + ": install it or run make test"
 }
 
 func finish(tb testing.TB, s *Server) {
