@@ -105,7 +105,7 @@ type testCase struct {
 var themes = [][]testCase{
 	transitionCases, fetchCases, fencingCases, touchCases, payloadCases, pushCases, badBodyCases, delayCases,
 	nameCases, concurrencyCases, contextCases, closeCases, batchCases, attemptCases, inspectCases, findCases, deadCases,
-	uniqueCases, scheduleCases,
+	uniqueCases, scheduleCases, limitCases,
 }
 
 func (k testCase) run(t *testing.T, h Harness, p promises) {
@@ -134,7 +134,7 @@ func (k testCase) run(t *testing.T, h Harness, p promises) {
 // promises is what a broker says it can do.
 type promises struct {
 	linda.Guarantees
-	fetches, pushesBatches, settles, touches, inspects, unique, ticks, raw bool
+	fetches, pushesBatches, settles, touches, inspects, unique, ticks, limits, raw bool
 }
 
 func probe(t *testing.T, h Harness) promises {
@@ -143,7 +143,7 @@ func probe(t *testing.T, h Harness) promises {
 	p := promises{
 		fetches: has[linda.Fetcher](b), pushesBatches: has[linda.BatchPusher](b), settles: has[linda.Settler](b),
 		touches: has[linda.Toucher](b), inspects: has[linda.Inspector](b), unique: has[linda.Uniquer](b),
-		ticks: has[linda.Ticker](b), raw: h.RawPush != nil,
+		ticks: has[linda.Ticker](b), limits: has[linda.Limiter](b), raw: h.RawPush != nil,
 	}
 	if g, ok := linda.As[linda.Guarantor](b); ok {
 		p.Guarantees = g.Guarantees()
