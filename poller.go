@@ -14,7 +14,7 @@ func (r *run) poll() {
 	var late []*delivery // fetched after the stop had begun
 	defer func() {
 		close(r.jobs)
-		r.handBack(late)
+		r.handBack(append(r.gate.unpark(), late...))
 	}()
 	pause := retryPause
 	for {
@@ -22,22 +22,25 @@ func (r *run) poll() {
 		if !ok {
 			return
 		}
+		if r.gate.start(room) > 0 {
+			continue
+		}
 		sent := time.Now()
-		jobs, err := r.fetch(room)
+		jobs, ended, err := r.fetch(room)
 		batch := r.adopt(jobs)
 		if r.polling.Err() != nil {
 			late = batch
 			return
 		}
 		if r.isolate(batch) {
-			r.hand(batch)
+			r.hand(r.gate.admit(batch, room))
 		}
 		switch {
 		case err != nil:
 			r.outage.begins(fetching, sent, err)
 			_ = sleep(r.polling, pause.next())
 			continue
-		case len(jobs) == 0 && time.Since(sent) < retryPause.wait: // a Fetch that should have waited
+		case len(jobs) == 0 && !ended && time.Since(sent) < retryPause.wait: // a Fetch that should have waited
 			_ = sleep(r.polling, pause.next())
 		default:
 			pause = retryPause
@@ -48,18 +51,25 @@ func (r *run) poll() {
 
 // fetch asks the broker for jobs. While some wait here it does not ask for
 // long, since they may have to be handed back; nor after a failure, since an
-// empty queue is also an answer.
-func (r *run) fetch(room int) ([]*Job, error) {
+// empty queue is also an answer; nor when a job that waits for a slot may start.
+// ended says that it was not to wait any longer.
+func (r *run) fetch(room int) (jobs []*Job, ended bool, err error) {
 	ctx, cancel := r.polling, func() {}
 	if len(r.jobs) > 0 || r.outage.has(fetching) {
 		ctx, cancel = context.WithTimeout(ctx, holdFor)
 	}
 	defer cancel()
-	jobs, err := r.backend.fetcher.Fetch(ctx, r.settings.Queue, room, r.lease)
+	ctx, stop := r.gate.watch(ctx)
+	defer stop()
+	if room = r.gate.room(room); room == 0 {
+		<-ctx.Done()
+		return nil, true, nil
+	}
+	jobs, err = r.backend.fetcher.Fetch(ctx, r.settings.Queue, room, r.lease)
 	if errors.Is(err, ctx.Err()) && !errors.Is(err, ErrUnknown) {
 		err = nil // the broker waited as long as it was asked to
 	}
-	return jobs, err
+	return jobs, ctx.Err() != nil, err
 }
 
 // adopt makes deliveries of jobs and keeps their reservations from now on.
@@ -105,6 +115,9 @@ func (r *run) awaitRoom() (room int, ok bool) {
 		select {
 		case <-r.load.freed:
 		case <-look.C:
+			for _, dl := range slices.Backward(r.gate.unpark()) {
+				r.release(dl, 0)
+			}
 		case <-r.polling.Done():
 		}
 		look.Stop()

@@ -21,6 +21,7 @@ const (
 //
 //	poller --jobs--> workers --results--> settler
 //	                 keeper prolongs what they hold
+//	gate, before the jobs, holds back those whose limits are full
 //	producer pushes the jobs of schedules
 type run struct {
 	settings Settings
@@ -40,6 +41,7 @@ type run struct {
 	gone    chan struct{} // closed when nobody reads results any more
 	load    *load
 	keeper  *keeper
+	gate    *gate
 	outage  outage
 	trials  trials
 	workers sync.WaitGroup
@@ -62,6 +64,7 @@ func newRun(ctx context.Context, s Settings, b backend, handlers map[string]Hand
 		outage:   outage{log: s.Logger, queue: s.Queue},
 	}
 	r.working, r.endWork = context.WithCancelCause(context.WithoutCancel(ctx))
+	r.gate = newGate(r, nil)
 	r.load = newLoad(s.Concurrency, r.lease > 0)
 	r.keeper = newKeeper(b.toucher, s.Queue, r.lease, &r.outage)
 	return r
@@ -76,6 +79,9 @@ func (r *run) run() error {
 	defer endCalls()
 	flush := make(chan struct{})
 	kept := goes(func() { r.keeper.run(calls) })
+	slotsKept := goes(func() { r.gate.keep(calls) })
+	over := make(chan struct{})
+	slotsFreed := goes(func() { r.gate.free(calls, over) })
 	settled := goes(func() { newSettler(r).loop(calls, flush) })
 	for i := range r.settings.Concurrency {
 		r.workers.Go(func() { r.work(i) })
@@ -92,18 +98,22 @@ func (r *run) run() error {
 		<-polled
 		r.workers.Wait()
 	})
-	over := time.Now().Add(r.settings.Grace)
-	if !await(worked, over) {
+	end := time.Now().Add(r.settings.Grace)
+	if !await(worked, end) {
 		r.endWork(ErrStopping)
-		await(worked, over.Add(lastWords))
+		await(worked, end.Add(lastWords))
 	}
 	close(flush)
-	await(settled, over.Add(lastCall))
+	await(settled, end.Add(lastCall))
 	close(r.gone)
+	close(over)
+	await(slotsFreed, time.Now().Add(lastCall-lastWords))
 	endCalls()
-	end := time.Now().Add(lastCall - lastWords)
+	end = time.Now().Add(lastCall - lastWords)
 	await(settled, end)
 	await(kept, end)
+	await(slotsKept, end)
+	await(slotsFreed, end)
 	await(produced, end)
 	return r.remains()
 }
@@ -160,6 +170,8 @@ type delivery struct {
 	id, class string    // of the job, which its handler may change
 	handed    time.Time // when the poller got it
 	done      atomic.Bool
+	slots     []*slot  // of its limits
+	full      *limited // the limit that it waits for; the gate's own
 
 	mu     sync.Mutex
 	over   bool                    // guarded by mu: the reservation is lost

@@ -221,6 +221,7 @@ func (res *result) underWay() bool {
 // close ends a delivery and tells about it.
 func (s *settler) close(res *result, err error) {
 	res.dl.done.Store(true)
+	s.gate.done(res)
 	if s.pending.Add(-1) == 0 && s.load.wakeAt.Load() == 0 {
 		s.load.wake() // the poller may wait for calm
 	}

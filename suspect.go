@@ -61,6 +61,9 @@ func (r *run) isolate(batch []*delivery) (ok bool) {
 	// must do.
 	most := min(len(batch), 2*len(suspects)+8)
 	r.trials = trials{on: true, fetches: most, suspects: len(suspects)}
+	for _, dl := range slices.Backward(r.gate.unpark()) {
+		r.release(dl, 0)
+	}
 	others := slices.DeleteFunc(batch, r.suspicious)
 	for _, dl := range slices.Backward(append(suspects, others...)) {
 		r.release(dl, 0)

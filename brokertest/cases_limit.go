@@ -222,7 +222,7 @@ func slotsRate(c *trial) {
 			before, after = append(before, asked), append(after, time.Now())
 		}
 		if taken < 2 {
-			time.Sleep(min(free, period) / 3)
+			time.Sleep(min(free, period)/3 + time.Millisecond)
 		}
 	}
 	for i := most; i < len(before); i++ {
