@@ -60,6 +60,7 @@ type slot struct {
 	of     *limited
 	holder string
 	taken  time.Time // when the broker gave it
+	sure   bool      // it did
 	since  time.Time // guarded by gate.mu, as all below: when dl got it
 	until  time.Time // when it ends at the earliest
 	dl     *delivery // nil: it is spare
@@ -143,7 +144,7 @@ func (g *gate) parks(l *limited, dl *delivery) bool {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return l.Queue != "" || l.waiting < l.stock()
+	return l.Queue != "" || l.waiting < l.stock(time.Now())
 }
 
 // park keeps a job that waits for a slot.
@@ -154,17 +155,16 @@ func (g *gate) park(l *limited, dl *delivery) {
 	l.waiting = len(l.parked)
 }
 
-// putBack releases jobs that find a limit full. All come back at once, so that
-// one exchange fetches them.
+// putBack releases jobs that find a limit full.
 func (g *gate) putBack(l *limited, jobs []*delivery) {
-	g.mu.Lock()
-	delay := l.putBack(len(jobs), time.Now())
-	g.mu.Unlock()
-	delay += mathrand.N(delay/8 + 1)
-	if g.backend.delayMax > 0 {
-		delay = min(delay, g.backend.delayMax)
-	}
+	now := time.Now()
 	for _, dl := range jobs {
+		g.mu.Lock()
+		delay := l.putBack(now)
+		g.mu.Unlock()
+		if g.backend.delayMax > 0 {
+			delay = min(delay, g.backend.delayMax)
+		}
 		g.pass(dl, result{
 			settle: Settlement{Job: dl.job, Op: OpRelease, Delay: delay, Unstarted: true},
 			event:  Event{Kind: EventLimited, Attempt: dl.job.Attempt(), Delay: delay},
@@ -340,6 +340,8 @@ func (g *gate) ask(l *limited, want []*delivery) []*delivery {
 		l.again = time.Now().Add(l.wait(free))
 	}
 	for i, s := range slots[:n] {
+		l.begins(sent)
+		s.sure = true
 		want[i].slots = append(want[i].slots, s)
 		if l.Running > 0 {
 			g.held[s] = true

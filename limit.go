@@ -3,7 +3,7 @@ package linda
 import (
 	"errors"
 	"fmt"
-	"math"
+	"math/rand/v2"
 	"time"
 )
 
@@ -111,8 +111,6 @@ func (l Limit) covers(queue, class string) bool {
 }
 
 const (
-	// tookAtFirst is how long a handler is thought to run before one is done.
-	tookAtFirst = 100 * time.Millisecond
 	// stockFor is how much work of a limit waits here: what all processes
 	// together start in this time, and at least what this one can run at once.
 	stockFor  = 250 * time.Millisecond
@@ -124,13 +122,21 @@ const (
 
 // pace tells how many jobs of a limit to keep here and for how long to put the
 // others back, so that there is always one at hand when a slot is free, and
-// each comes back about when it is its turn. The time since the limit was found
-// full bounds neither: it is the throughput of the limit that matters.
+// each comes back about when it is its turn.
 type pace struct {
 	Limit
 	workers int
+	first   time.Time // when a job had a slot for the first time
 	took    float64   // ns that a job holds its slot, on average; 0: not known
-	back    time.Time // when the last job that was put back returns
+	back    time.Time // when the last jobs that were put back return
+	room    int       // how many more may return then
+}
+
+// begins notes that a job has a slot.
+func (p *pace) begins(now time.Time) {
+	if p.first.IsZero() {
+		p.first = now
+	}
 }
 
 // ended notes that a job held a slot for so long.
@@ -142,32 +148,41 @@ func (p *pace) ended(took time.Duration) {
 }
 
 // throughput is how many jobs a second the limit lets start, in all processes.
-func (p *pace) throughput() float64 {
+// Before the first one is done, it is what it may be at most.
+func (p *pace) throughput(now time.Time) float64 {
 	if p.Rate > 0 {
 		return float64(p.Rate) / p.Per.Seconds()
 	}
 	took := p.took
-	if took == 0 {
-		took = float64(tookAtFirst)
+	if took == 0 && !p.first.IsZero() {
+		took = float64(now.Sub(p.first))
 	}
-	return float64(p.Running) / max(took, float64(100*time.Microsecond)) * float64(time.Second)
+	return float64(p.Running) * float64(time.Second) / max(took, float64(time.Millisecond))
 }
 
 // stock is how many jobs may wait here.
-func (p *pace) stock() int {
+func (p *pace) stock(now time.Time) int {
 	least := min(p.most(), p.workers)
-	return min(max(least, int(p.throughput()*stockFor.Seconds())), max(stockMost, least))
+	if p.Running > 0 && p.took == 0 {
+		return least
+	}
+	return max(least, min(stockMost, int(p.throughput(now)*stockFor.Seconds())))
 }
 
-// putBack returns for how long to put n jobs back. They return twice as fast as
-// they are done: too late would leave slots free, too early costs an exchange
-// or two.
-func (p *pace) putBack(n int, now time.Time) time.Duration {
-	gap := float64(n) / (2 * max(p.throughput(), 0.5)) * float64(time.Second)
+// putBack returns for how long to put a job back. They return twice as fast as
+// they are done, since too late would leave slots free, and too early costs an
+// exchange or two; and some together, for one exchange.
+func (p *pace) putBack(now time.Time) time.Duration {
+	perSecond := 2 * max(p.throughput(now), 0.5)
 	if soonest := now.Add(backLeast); p.back.Before(soonest) {
-		p.back = soonest
+		p.back, p.room = soonest, 0
 	}
-	p.back = p.back.Add(time.Duration(min(gap, math.MaxInt32*1e6)))
+	if p.room == 0 {
+		p.room = max(1, int(perSecond*stockFor.Seconds()))
+		p.back = p.back.Add(time.Duration(float64(p.room) / perSecond * float64(time.Second)))
+		p.back = p.back.Add(rand.N(stockFor / 8)) // processes should not meet again
+	}
+	p.room--
 	if latest := now.Add(backMost); p.back.After(latest) {
 		p.back = latest
 	}

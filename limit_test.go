@@ -180,7 +180,7 @@ func TestALimitHoldsForAllProcessesAndADeadOneLosesItsSlots(t *testing.T) {
 		go func() { over <- second.Run(ctx) }()
 		r.start(9 * time.Second)
 		is(t, "most at once", r.most, 1)
-		r.after(2 * time.Second)
+		r.after(2300 * time.Millisecond)
 		is(t, "run at once when the lease has ended", r.live, 3)
 		r.after(60 * time.Second)
 		is(t, "most at once", r.most, 3)
@@ -197,7 +197,7 @@ func TestAHandlerThatLosesItsSlotIsToldBeforeAnotherHasIt(t *testing.T) {
 		var told time.Time
 		r.handle("c", func(ctx context.Context, _ *Job) error {
 			<-ctx.Done()
-			if errors.Is(context.Cause(ctx), ErrLeaseLost) {
+			if told.IsZero() && errors.Is(context.Cause(ctx), ErrLeaseLost) {
 				told = time.Now()
 			}
 			return ctx.Err()
@@ -325,18 +325,25 @@ func TestPaceOfALimit(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	p := pace{Limit: Limit{Class: "c", Running: 5}, workers: 10}
+	is(t, "stock before anything is known", p.stock(now), 5)
+	p.begins(now)
 	p.ended(100 * time.Millisecond)
-	is(t, "stock", p.stock(), 12)
-	is(t, "first", p.putBack(10, now), 350*time.Millisecond)
-	is(t, "then", p.putBack(10, now), 450*time.Millisecond)
-	is(t, "later", p.putBack(10, now.Add(time.Minute)), 350*time.Millisecond)
-	is(t, "the last of very many", p.putBack(1_000_000, now), backMost)
+	is(t, "stock", p.stock(now), 12)
+	var last time.Duration
+	for range 1000 {
+		last = p.putBack(now)
+	}
+	between(t, "the last of 1000, of which 100 return in a second", last, 10*time.Second, 12*time.Second)
+	between(t, "later", p.putBack(now.Add(time.Minute)), 500*time.Millisecond, 600*time.Millisecond)
+	for range 100_000 {
+		last = p.putBack(now)
+	}
+	is(t, "the last of very many", last, backMost)
 	slow := pace{Limit: Limit{Class: "c", Rate: 1, Per: time.Hour}, workers: 10}
-	is(t, "stock of a slow rate", slow.stock(), 1)
-	between(t, "back", slow.putBack(1, now), time.Second, 2*time.Second)
+	is(t, "stock of a slow rate", slow.stock(now), 1)
+	between(t, "back", slow.putBack(now), time.Second, 2*time.Second)
 }
 
-// processes of one broker, in a bubble, take turns.
 func TestAProcessThatHasAllSlotsLetsOthersHaveSome(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -363,7 +370,7 @@ func TestAProcessThatHasAllSlotsLetsOthersHaveSome(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		for i := range 2 {
-			if n := ran[i].Load(); n < 200 {
+			if n := ran[i].Load(); n < 50 {
 				t.Errorf("process %d ran %d of %d", i, n, ran[0].Load()+ran[1].Load())
 			}
 		}

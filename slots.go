@@ -173,8 +173,11 @@ func (g *gate) freeAll(ctx context.Context, l *limited) bool {
 			}
 			return false
 		}
-		// A moment later than now, so that other processes have a chance.
-		if soon := time.Now().Add(slotTurn / 100); l.again.After(soon) {
+		soon := time.Now()
+		if l.waiting > 0 { // a moment later, so that other processes have a chance
+			soon = soon.Add(slotTurn / 100)
+		}
+		if slices.ContainsFunc(slots[:n], func(s *slot) bool { return s.sure }) && l.again.After(soon) {
 			l.again = soon
 			g.tell()
 		}
