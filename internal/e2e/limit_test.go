@@ -102,6 +102,7 @@ func TestALimitHoldsWhenProcessesAreKilled(t *testing.T) {
 	require.NoError(t, r.PushBatch(t.Context(), batch))
 	w := newWorkers(t, server.URL, 8)
 	w.lease, w.limit = 2, limit
+	w.crashes = 1000 // else what was killed twice is a suspect, and runs alone
 	lease := time.Duration(w.lease) * time.Second
 	alive := make([]*exec.Cmd, processes)
 	for i := range alive {

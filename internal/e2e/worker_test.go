@@ -58,6 +58,7 @@ func work() error {
 	d, err := linda.New(linda.Settings{
 		Queue: "jobs", Connection: os.Getenv(workerEnv), Timeout: int64(number("LEASE")),
 		Concurrency: number("CONCURRENCY"), Grace: time.Duration(number("GRACE")) * time.Millisecond,
+		MaxCrashes: number("CRASHES"),
 	})
 	if err != nil {
 		return err
@@ -100,6 +101,7 @@ type workers struct {
 	url, history                string
 	lease, concurrency, graceMS int
 	schedules                   int    // how many each has
+	crashes                     int    // that make a job dead; 0: as by default
 	limit                       int    // how many jobs may run in all of them; 0: any
 	kept                        string // the queue of their jobs, if it is another
 }
@@ -118,7 +120,7 @@ func (w *workers) start(t *testing.T) *exec.Cmd {
 	cmd.Env = append(os.Environ(), workerEnv+"="+w.url, "LINDA_E2E_HISTORY="+w.history,
 		fmt.Sprint("LINDA_E2E_LEASE=", w.lease), fmt.Sprint("LINDA_E2E_CONCURRENCY=", w.concurrency),
 		fmt.Sprint("LINDA_E2E_GRACE=", w.graceMS), fmt.Sprint("LINDA_E2E_SCHEDULES=", w.schedules), "LINDA_E2E_KEPT="+w.kept,
-		fmt.Sprint("LINDA_E2E_LIMIT=", w.limit))
+		fmt.Sprint("LINDA_E2E_LIMIT=", w.limit), fmt.Sprint("LINDA_E2E_CRASHES=", w.crashes))
 	cmd.Stderr = os.Stderr
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
