@@ -5,7 +5,10 @@ PKG ?= ./...
 
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help test check lint bench bench-tiny
+# What make soak runs, and for how long.
+SOAK ?= -broker redis -for 10m
+
+.PHONY: help test check lint bench bench-tiny soak
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,3 +31,6 @@ bench: ## measure linda beside asynq and a bare loop; rewrites docs/performance.
 
 bench-tiny: ## a few jobs of each measurement, to see that it works
 	cd bench && go run . -tiny
+
+soak: ## kill, stop and cut workers and server for 10 minutes and check every job; SOAK='-broker redis -for 24h'
+	go run ./cmd/lindachaos $(SOAK)

@@ -49,6 +49,15 @@ func KickedBody(queue, body string) string {
 	return job.renewed(job.head.fresh())
 }
 
+// LapsedBody returns what to store for a popped job whose reservation ended
+// without a settlement: its delivery is counted, and so is a crash. For authors
+// of brokers whose server does not count so itself.
+func LapsedBody(job *Job) string {
+	h := job.head
+	h.Token, h.Due = "", 0
+	return job.renewed(h)
+}
+
 // BodyID returns the job id in a stored body, empty where the body bears none.
 // For authors of brokers.
 func BodyID(body string) string {

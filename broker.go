@@ -13,8 +13,9 @@ import (
 
 // Broker is what a queue service must offer so that linda can run on it. The
 // nine methods are enough; a broker that can do more says so by implementing
-// [Fetcher], [BatchPusher], [Settler], [Toucher], [Inspector], [Uniquer],
-// [Ticker], [Limiter] or [Guarantor], and linda emulates what is missing.
+// [Fetcher], [MultiFetcher], [BatchPusher], [Settler], [Toucher], [Inspector],
+// [Uniquer], [Ticker], [Limiter], [Pauser] or [Guarantor], and linda emulates
+// what is missing.
 //
 // Times are whole seconds; a negative delay means no delay. A broker is safe
 // for concurrent use. None of the methods takes a context, so each returns
@@ -55,6 +56,34 @@ type Fetcher interface {
 	// returned. A lease of 0 deletes the jobs at once. A body that is not a
 	// job is returned with [Job.Err] set, for the caller to bury.
 	Fetch(ctx context.Context, queue string, max int, lease time.Duration) ([]*Job, error)
+}
+
+// MultiFetcher is a [Fetcher] that can wait for jobs of several queues at once.
+// Without it linda looks at one queue after the other, and where all are empty
+// waits for each by a Fetch of its own.
+type MultiFetcher interface {
+	// FetchAny is Fetch on several queues, none of them named twice: it
+	// reserves up to max jobs altogether, as many as there are of the first
+	// queue, then of the next, and waits until there is at least one in any of
+	// them. The receipt of each job names its queue. The error is a
+	// [*BatchError] with an entry for each queue where some failed and others
+	// not; jobs of the others are returned with it, and it does not wait then.
+	FetchAny(ctx context.Context, queues []string, max int, lease time.Duration) ([]*Job, error)
+}
+
+// Pauser is a [Broker] that can pause a queue for all processes, until it is
+// resumed by any of them. It remembers that as long as it does the jobs.
+// [Dispatcher.Pause] does so for one process, on every broker.
+type Pauser interface {
+	// Pause keeps the jobs of a queue from being handed out, by Fetch, FetchAny
+	// and Pop. Jobs that are handed out already can be settled and touched, and
+	// new ones pushed. A fetch waits on a paused queue as on an empty one.
+	// Pausing twice is pausing once.
+	Pause(ctx context.Context, queue string) error
+	// Resume ends Pause. Fetches that wait notice it within two seconds.
+	Resume(ctx context.Context, queue string) error
+	// Paused reports whether a queue is paused.
+	Paused(ctx context.Context, queue string) (bool, error)
 }
 
 // BatchPusher is a [Broker] that takes many jobs in one exchange, each with

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	neturl "net/url"
 	"slices"
 	"sync"
@@ -90,13 +91,7 @@ func (b *memoryBroker) use(ctx context.Context, queue string) (*memoryQueue, fun
 		return nil, nil, err
 	}
 	b.store.mu.Lock()
-	q := b.store.queues[queue]
-	if q == nil {
-		q = newMemoryQueue()
-		b.store.queues[queue] = q
-	}
-	q.migrate(time.Now())
-	return q, func() { b.store.unlock(queue) }, nil
+	return b.store.queue(queue), func() { b.store.unlock(queue) }, nil
 }
 
 func (b *memoryBroker) MigrateExpiredJobs(queue string) {
@@ -106,27 +101,60 @@ func (b *memoryBroker) MigrateExpiredJobs(queue string) {
 }
 
 func (b *memoryBroker) Fetch(ctx context.Context, queue string, max int, lease time.Duration) ([]*Job, error) {
-	for {
-		q, unlock, err := b.use(ctx, queue)
-		if err != nil {
+	return b.FetchAny(ctx, []string{queue}, max, lease)
+}
+
+func (b *memoryBroker) FetchAny(ctx context.Context, queues []string, max int, lease time.Duration) ([]*Job, error) {
+	for _, queue := range queues {
+		if err := CheckName(queue); err != nil {
 			return nil, err
 		}
-		if jobs := b.take(q, queue, max, lease); len(jobs) > 0 {
-			unlock()
+	}
+	for {
+		if err := b.usable(ctx); err != nil {
+			return nil, err
+		}
+		jobs, bell, due := b.takeAny(queues, max, lease)
+		if len(jobs) > 0 {
 			return jobs, nil
 		}
-		wake, due := q.changed(), q.nextDue()
-		q.waiting++ // so that the queue stays until leave
-		unlock()
-		err = b.wait(ctx, wake, due)
-		b.store.leave(queue)
+		err := b.wait(ctx, bell, due)
+		b.store.leave(queues, bell)
 		if err != nil {
 			return nil, err
 		}
 	}
 }
 
-// wait returns when wake is closed or d is over.
+// takeAny reserves what is ready in some queues. Where nothing is, it hangs up
+// a bell in each, to be taken away by leave, and returns the time until a job
+// is due.
+func (b *memoryBroker) takeAny(queues []string, most int, lease time.Duration) (jobs []*Job, bell memoryBell, due time.Duration) {
+	b.store.mu.Lock()
+	defer b.store.unlock(queues...)
+	for _, queue := range queues {
+		if more := b.take(b.store.queue(queue), queue, most-len(jobs), lease); jobs == nil {
+			jobs = more
+		} else {
+			jobs = append(jobs, more...)
+		}
+		if len(jobs) >= most && len(jobs) > 0 {
+			return jobs, nil, 0
+		}
+	}
+	if len(jobs) > 0 {
+		return jobs, nil, 0
+	}
+	bell, due = make(memoryBell, 1), math.MaxInt64
+	for _, queue := range queues {
+		q := b.store.queues[queue]
+		q.bells[bell] = true
+		due = min(due, q.nextDue())
+	}
+	return nil, bell, due
+}
+
+// wait returns when the bell rings or d is over.
 func (b *memoryBroker) wait(ctx context.Context, wake <-chan struct{}, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -153,6 +181,9 @@ func (b *memoryBroker) FetchNow(ctx context.Context, queue string, max int, leas
 
 // take reserves what is ready.
 func (b *memoryBroker) take(q *memoryQueue, queue string, most int, lease time.Duration) []*Job {
+	if q.paused {
+		return nil
+	}
 	now := time.Now()
 	jobs := make([]*Job, min(max(most, 0), q.ready.len()))
 	for i := range jobs {
@@ -169,6 +200,34 @@ func (b *memoryBroker) take(q *memoryQueue, queue string, most int, lease time.D
 		jobs[i].Reserve(b, queue, memoryToken{m, m.deliveries}, now.Add(lease))
 	}
 	return jobs
+}
+
+func (b *memoryBroker) Pause(ctx context.Context, queue string) error {
+	return b.setPaused(ctx, queue, true)
+}
+
+func (b *memoryBroker) Resume(ctx context.Context, queue string) error {
+	return b.setPaused(ctx, queue, false)
+}
+
+func (b *memoryBroker) setPaused(ctx context.Context, queue string, paused bool) error {
+	q, unlock, err := b.use(ctx, queue)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	q.paused = paused
+	q.notify()
+	return nil
+}
+
+func (b *memoryBroker) Paused(ctx context.Context, queue string) (bool, error) {
+	q, unlock, err := b.use(ctx, queue)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	return q.paused, nil
 }
 
 func (b *memoryBroker) PushBatch(ctx context.Context, queue string, jobs []*Job) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +21,8 @@ import (
 type whole interface {
 	linda.Broker
 	linda.Fetcher
+	linda.MultiFetcher
+	linda.Pauser
 	linda.BatchPusher
 	linda.Settler
 	linda.Toucher
@@ -62,6 +65,8 @@ var mutants = []struct {
 	{"renews-what-is-lost", "slots-renewed", func(b whole) linda.Broker { return renewsWhatIsLost{b} }},
 	{"forgets-holders", "slots-again", func(b whole) linda.Broker { return &forgetsHolders{whole: b} }},
 	{"slots-in-windows", "slots-rate", func(b whole) linda.Broker { return slotsInWindows{b} }},
+	{"ignores-the-order", "fetch-any-order", func(b whole) linda.Broker { return ignoresTheOrder{b} }},
+	{"forgets-pauses", "pause", func(b whole) linda.Broker { return forgetsPauses{b} }},
 	{"never-closes", "closed", func(b whole) linda.Broker { return neverCloses{b} }},
 }
 
@@ -435,3 +440,15 @@ func (b slotsInWindows) TakeSlots(ctx context.Context, limit string, most int, h
 	left := time.Until(time.Now().Truncate(hold).Add(hold))
 	return b.whole.TakeSlots(ctx, limit, most, left/2+1, holders)
 }
+
+// ignoresTheOrder serves queues by their names.
+type ignoresTheOrder struct{ whole }
+
+func (b ignoresTheOrder) FetchAny(ctx context.Context, queues []string, max int, lease time.Duration) ([]*linda.Job, error) {
+	return b.whole.FetchAny(ctx, slices.Sorted(slices.Values(queues)), max, lease)
+}
+
+// forgetsPauses pauses nothing.
+type forgetsPauses struct{ whole }
+
+func (b forgetsPauses) Pause(context.Context, string) error { return nil }

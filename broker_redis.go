@@ -76,6 +76,9 @@ const redisFetchMost = 1000
 // redisUnique is where the unique keys of a queue are, beside its states.
 const redisUnique State = "unique"
 
+// redisPausedKey is what exists while a queue is paused.
+const redisPausedKey State = "paused"
+
 // key names what belongs to a queue. The jobs that are READY have its own
 // name; all else has that name in braces on a cluster, which so keeps it on the
 // same node: a name of a queue has no braces.
@@ -224,29 +227,8 @@ func (b *redisBroker) MigrateExpiredJobs(queue string) {
 	ctx, cancel := context.WithTimeout(context.Background(), callLimit)
 	defer cancel()
 	for {
-		_, due, err := b.take(ctx, queue, 0, 0)
-		if err != nil || due != 0 {
+		if _, due, err := b.take(ctx, queue, 0, 0); err != nil || due != 0 {
 			return
-		}
-	}
-}
-
-func (b *redisBroker) Fetch(ctx context.Context, queue string, max int, lease time.Duration) ([]*Job, error) {
-	if err := b.check(ctx, queue); err != nil {
-		return nil, err
-	}
-	w := b.waiter(queue)
-	for {
-		news := w.news()
-		jobs, due, err := b.take(ctx, queue, max, lease)
-		if err != nil || len(jobs) > 0 {
-			return jobs, err
-		}
-		if due == 0 {
-			continue
-		}
-		if err := w.wait(ctx, news, due); err != nil {
-			return nil, err
 		}
 	}
 }
@@ -260,44 +242,107 @@ func (b *redisBroker) FetchNow(ctx context.Context, queue string, max int, lease
 	}
 }
 
-// take moves what is due and reserves what is ready. Where nothing is, it
-// returns the time until the next job is due: 0 where more is to be moved
-// first, less than 0 where none will be.
+// take is takeAll of one queue.
+func (b *redisBroker) take(ctx context.Context, queue string, max int, lease time.Duration) ([]*Job, time.Duration, error) {
+	taken, err := b.takeAll(ctx, []string{queue}, max, lease)
+	if err != nil {
+		return nil, 0, err
+	}
+	return taken[0].jobs, taken[0].due, taken[0].err
+}
+
+// redisTaken is what there was in one queue. Where that is nothing, due is the
+// time until the next job is due: 0 where more is to be moved first, less than
+// 0 where none will be, redisPaused where the queue is paused.
+type redisTaken struct {
+	jobs []*Job
+	due  time.Duration
+	err  error
+}
+
+const redisPaused = -2 * time.Millisecond
+
+// takeAll moves what is due and reserves what is ready, up to max jobs of all
+// queues, of the first queue first.
 //
 // The end of ctx does not interrupt the exchange: jobs that the server reserves
 // meanwhile would have to wait for the end of their leases.
-func (b *redisBroker) take(ctx context.Context, queue string, max int, lease time.Duration) ([]*Job, time.Duration, error) {
-	if err := b.check(ctx, queue); err != nil {
-		return nil, 0, err
+func (b *redisBroker) takeAll(ctx context.Context, queues []string, max int, lease time.Duration) ([]redisTaken, error) {
+	for _, queue := range queues {
+		if err := b.check(ctx, queue); err != nil {
+			return nil, err
+		}
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
 	defer cancel()
+	max = min(max, redisFetchMost)
+	if !b.tagged || len(queues) == 1 {
+		return b.exchange(ctx, queues, max, lease)
+	}
+	// On a cluster each queue is on a node of its own. They are asked one by
+	// one, since only then it is known how many to take of the next.
+	taken := make([]redisTaken, 0, len(queues))
+	left := max
+	for i := range queues {
+		if i > 0 && left <= 0 {
+			taken = append(taken, redisTaken{})
+			continue
+		}
+		one, err := b.exchange(ctx, queues[i:i+1], left, lease)
+		if err != nil {
+			one = []redisTaken{{err: err}}
+		}
+		taken = append(taken, one...)
+		left -= len(one[0].jobs)
+	}
+	return taken, nil
+}
+
+// exchange runs the script for queues on one node.
+func (b *redisBroker) exchange(ctx context.Context, queues []string, max int, lease time.Duration) ([]redisTaken, error) {
+	keys := make([]string, 0, 4*len(queues))
+	for _, queue := range queues {
+		keys = append(keys, queue, b.key(queue, Reserved), b.key(queue, Delayed), b.key(queue, redisPausedKey))
+	}
 	sent := time.Now()
-	reply, err := b.run(ctx, fetchScript, []string{queue, b.key(queue, Reserved), b.key(queue, Delayed)},
-		min(max, redisFetchMost), milliseconds(lease), b.token(), redisFetchMost).Slice()
+	reply, err := b.run(ctx, fetchScript, keys, max, milliseconds(lease), b.token(), redisFetchMost).Slice()
 	if err != nil {
 		select {
 		case <-b.closed: // which cut the exchange off
-			return nil, 0, ErrClosed
+			return nil, ErrClosed
 		default:
-			return nil, 0, redisError(err)
+			return nil, redisError(err)
 		}
 	}
-	due, _ := reply[0].(int64)
-	jobs := make([]*Job, len(reply)-1)
-	for i := range jobs {
-		member, _ := reply[i+1].(string)
-		jobs[i], _ = Decode(queue, member) // a bad body is for the caller to bury
-		until := time.Time{}
-		if lease > 0 {
-			until = sent.Add(lease)
+	until := time.Time{}
+	if lease > 0 {
+		until = sent.Add(lease)
+	}
+	taken := make([]redisTaken, len(queues))
+	for i, queue := range queues {
+		taken[i] = b.read(queue, reply[i], until)
+		if lease == 0 {
+			b.free(ctx, queue, taken[i].jobs)
 		}
+	}
+	return taken, nil
+}
+
+// read reads what the script says of a queue.
+func (b *redisBroker) read(queue string, reply any, until time.Time) redisTaken {
+	if err, failed := reply.(error); failed {
+		return redisTaken{err: redisError(err)}
+	}
+	entries, _ := reply.([]any)
+	due, _ := entries[0].(int64)
+	jobs := make([]*Job, len(entries)-1)
+	for i := range jobs {
+		member, _ := entries[i+1].(string)
+		jobs[i], _ = Decode(queue, member) // a bad body is for the caller to bury
+		jobs[i].head.Deliveries++          // which is written when it ends
 		jobs[i].Reserve(b, queue, member, until)
 	}
-	if lease == 0 {
-		b.free(ctx, queue, jobs)
-	}
-	return jobs, time.Duration(due) * time.Millisecond, nil
+	return redisTaken{jobs: jobs, due: time.Duration(due) * time.Millisecond}
 }
 
 // free frees the unique keys of jobs that are gone from the queue.

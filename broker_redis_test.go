@@ -92,6 +92,30 @@ func TestRedisBareRPushRunsOnceWithExactArgumentsAndLeavesNothing(t *testing.T) 
 	})
 }
 
+func TestRedisReservesEqualBodiesApartWhereverTheyStand(t *testing.T) {
+	t.Parallel()
+	onRedis(t, func(t *testing.T, url string, c *redis.Client) {
+		const copies, between = 3, 250 // more than one command of the script holds
+		twin := `{"linda":{"id":"twin","n":0},"Payload":{"class":"C"}}`
+		for n := range copies * between {
+			body := fmt.Sprintf(`{"linda":{"id":"x%d","n":0},"Payload":{"class":"C"}}`, n)
+			if n%between == 0 {
+				body = twin
+			}
+			require.NoError(t, c.RPush(t.Context(), "q", body).Err())
+		}
+		b := openBroker(t, url)
+		jobs, err := b.(linda.Fetcher).Fetch(t.Context(), "q", 1000, time.Minute)
+		require.NoError(t, err)
+		require.Len(t, jobs, copies*between)
+		require.EqualValues(t, len(jobs), c.ZCard(t.Context(), "q:reserved").Val())
+		for _, job := range jobs {
+			require.NoError(t, b.Delete("q", job))
+		}
+		assert.Empty(t, c.Keys(t.Context(), "*").Val())
+	})
+}
+
 func TestRedisRunsWhatOlderClientsLeftInTheSortedSets(t *testing.T) {
 	t.Parallel()
 	onRedis(t, func(t *testing.T, url string, c *redis.Client) {

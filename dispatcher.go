@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Dispatcher polls the jobs of one queue and dispatches them to workers, which
+// Dispatcher polls the jobs of one queue or several and dispatches them to workers, which
 // run the handlers registered for their classes. It also pushes jobs, so a
 // program that only produces uses it without Run. Its methods are safe for
 // concurrent use; several Dispatchers live side by side in one process.
@@ -23,6 +23,7 @@ type Dispatcher struct {
 	middleware []Middleware
 	schedules  []*schedule
 	limits     []Limit
+	gate       gate
 	stop       context.CancelFunc // of the Run under way, nil if none is
 	stopped    chan struct{}      // closed when that Run has returned
 }
@@ -177,7 +178,7 @@ func groupByQueue(jobs []*Job, byDefault string) []*group {
 	return groups
 }
 
-// Run works on the queue until ctx ends, and then stops: it pops no more, hands
+// Run works on the queues until ctx ends, and then stops: it pops no more, hands
 // back the jobs that have not started, waits up to Settings.Grace for running
 // handlers, ends their contexts, and settles what is done. It returns nil after
 // a stop that left nothing behind, else a [*StopError]. No failure of the
@@ -224,9 +225,9 @@ func (d *Dispatcher) start(ctx context.Context, stop context.CancelFunc) (*run, 
 		}
 		handlers[class] = h
 	}
-	r := newRun(ctx, d.settings, *d.backend, handlers)
+	r := newRun(ctx, d.settings, *d.backend, &d.gate, handlers)
 	r.schedules = slices.Clone(d.schedules)
-	r.gate = newGate(r, d.limits)
+	r.lobby = newLobby(r, d.limits)
 	return r, d.stopped, nil
 }
 

@@ -14,6 +14,7 @@ import (
 type backend struct {
 	Broker
 	fetcher Fetcher
+	multi   MultiFetcher
 	pusher  BatchPusher
 	settler Settler
 	toucher Toucher // nil: reservations cannot be prolonged
@@ -33,6 +34,9 @@ func newBackend(b Broker, interval time.Duration) *backend {
 	be := &backend{Broker: b, settler: settler}
 	if be.fetcher, ok = As[Fetcher](b); !ok {
 		be.fetcher = &ninePoller{b, interval}
+	}
+	if be.multi, ok = As[MultiFetcher](b); !ok {
+		be.multi = newQueueWatcher(be)
 	}
 	if be.pusher, ok = As[BatchPusher](b); !ok {
 		be.pusher = &ninePusher{b}

@@ -60,7 +60,8 @@ func TestSettlementWithAnUnknownOutcomeIsDoneNotLost(t *testing.T) {
 // A broker without receipts answers the second try with ErrNotReserved.
 func TestUnknownOutcomeIsUnderstoodWithoutReceipts(t *testing.T) {
 	inRig(t, nil, func(t *testing.T, r *rig) {
-		s := newSettler(newRun(t.Context(), r.d.settings, *r.d.backend, nil))
+		run := newRun(t.Context(), r.d.settings, *r.d.backend, new(gate), nil)
+		s := newSettler(run, run.lanes[0])
 		for _, c := range []struct {
 			first, second error
 			want          EventKind

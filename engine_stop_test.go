@@ -44,16 +44,16 @@ func TestOrderIsKeptAcrossExchanges(t *testing.T) {
 	inRig(t, func(s *Settings) { s.Concurrency = 600 }, func(t *testing.T, r *rig) {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		run := newRun(ctx, r.d.settings, *r.d.backend, nil)
+		run := newRun(ctx, r.d.settings, *r.d.backend, new(gate), nil)
 		ids := r.push("a", 1100)
 		flush := make(chan struct{})
-		settled := goes(func() { newSettler(run).loop(context.Background(), flush) })
+		settled := goes(func() { newSettler(run, run.lanes[0]).loop(context.Background(), flush) })
 		for range 2 {
 			jobs, err := r.b.Fetch(t.Context(), "q", 550, time.Minute)
 			if err != nil {
 				t.Fatal(err)
 			}
-			batch := run.adopt(jobs)
+			batch := run.adopt(run.lanes, jobs)
 			if len(run.jobs) == 0 {
 				run.hand(batch)
 				continue

@@ -22,7 +22,9 @@ const (
 // Encode returns the body that a broker stores for a job that is pushed to a
 // queue. It is a new job even where job was popped. For authors of brokers;
 // what a settlement stores is [Settlement.Body].
-func Encode(job *Job, queue string) ([]byte, error) {
+func Encode(job *Job, queue string) ([]byte, error) { return encode(job, queue, "") }
+
+func encode(job *Job, queue, token string) ([]byte, error) {
 	if queue != "" { // as json.Marshal of a Job may leave it
 		if err := CheckName(queue); err != nil {
 			return nil, err
@@ -32,6 +34,7 @@ func Encode(job *Job, queue string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	head.Token = token
 	b := head.appendTo(make([]byte, 0, 256+len(job.Payload.raw)))
 	headEnd := len(b)
 	b = append(b, `,"queue":`...)
@@ -39,6 +42,9 @@ func Encode(job *Job, queue string) ([]byte, error) {
 	b = append(b, `,"Payload":{"class":`...)
 	b = appendString(b, job.Payload.Class)
 	b = append(b, `,"args":`...)
+	if plain, ok := appendPlain(b, job.Payload.Args); ok && job.Payload.raw == "" && len(plain)-headEnd+2 <= MaxBody {
+		return append(plain, "}}"...), nil
+	}
 	if b, err = job.Payload.appendArgs(b); err != nil {
 		return nil, err
 	}
@@ -99,9 +105,11 @@ func newHeader(job *Job) (header, error) {
 func Decode(queue, body string) (*Job, error) {
 	j := &Job{Queue: queue, body: body}
 	j.headEnd, j.err = j.head.read(body)
-	if j.err == nil {
+	switch {
+	case j.err == nil && j.decodeShort():
+	case j.err == nil:
 		j.err = j.decode()
-	} else {
+	default:
 		j.err = fmt.Errorf("%w: header: %v", ErrBadJob, j.err)
 	}
 	if j.head.ID == "" {

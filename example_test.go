@@ -300,3 +300,33 @@ func ExampleRegisterBroker() {
 	_ = d.Push(context.Background(), greeting("world"))
 	// Output: push greet to default
 }
+
+func ExampleSettings_queues() {
+	ctx, stop := context.WithCancel(context.Background())
+	d, err := linda.New(linda.Settings{
+		Connection: "memory://", Concurrency: 1,
+		Queues: []linda.Share{{Queue: "urgent"}, {Queue: "bulk"}}, Strict: true,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer d.Close()
+
+	d.HandleFunc("tell", func(_ context.Context, job *linda.Job) error {
+		fmt.Println(job.Queue)
+		if job.Queue == "bulk" {
+			stop()
+		}
+		return nil
+	})
+	for _, queue := range []string{"bulk", "urgent", "urgent"} {
+		if err := d.Push(ctx, &linda.Job{Queue: queue, Payload: linda.Payload{Class: "tell"}}); err != nil {
+			log.Fatal(err)
+		}
+	}
+	_ = d.Run(ctx)
+	// Output:
+	// urgent
+	// urgent
+	// bulk
+}

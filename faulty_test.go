@@ -119,6 +119,24 @@ func (b *faulty) Fetch(ctx context.Context, queue string, most int, lease time.D
 	return jobs, err
 }
 
+func (b *faulty) FetchAny(ctx context.Context, queues []string, most int, lease time.Duration) ([]*Job, error) {
+	errs := make([]error, len(queues))
+	var sound []string
+	for i, queue := range queues {
+		if _, errs[i] = b.meet(ctx, "fetch "+queue); errs[i] == nil {
+			sound = append(sound, queue)
+		}
+	}
+	if err := Batch(errs); err != nil { // it does not wait
+		jobs, bell, _ := b.takeAny(sound, most, lease)
+		if bell != nil {
+			b.store.leave(sound, bell)
+		}
+		return jobs, err
+	}
+	return b.memoryBroker.FetchAny(ctx, sound, most, lease)
+}
+
 func (b *faulty) PushBatch(ctx context.Context, queue string, jobs []*Job) error {
 	late, err := b.meet(ctx, "push")
 	if err != nil {

@@ -50,6 +50,10 @@ func FuzzDecode(f *testing.F) {
 		if job.Err() != nil {
 			return
 		}
+		slow := &Job{Queue: "q", body: body}
+		slow.headEnd, _ = slow.head.read(body)
+		require.NoError(t, slow.decode(), "what one pass accepts is a job")
+		require.Equal(t, slow.Payload, job.Payload, "and the same one")
 		require.True(t, json.Valid([]byte(stored)) || job.head.Raw == 1)
 		job.fillArgs()
 		pushed, err := Encode(job, "q")

@@ -16,7 +16,7 @@ import (
 type header struct {
 	ID         string
 	Deliveries int64             // how often the job was reserved
-	Token      string            // fences the last reservation, where the broker has no token of its own
+	Token      string            // tells jobs apart whose ids the program chose, and chose twice
 	Settled    int64             // deliveries that are accounted for; the others crashed
 	Uncounted  int64             // deliveries that are not attempts
 	Failures   int64             // attempts that ended with an error
@@ -230,6 +230,7 @@ func (h header) after(unstarted, uncounted bool, reason string) header {
 	if unstarted || uncounted {
 		h.Uncounted++
 	}
+	h.Due = 0
 	if reason != "" {
 		h.Failures++
 		h.Err = clip(reason)
@@ -240,7 +241,7 @@ func (h header) after(unstarted, uncounted bool, reason string) header {
 // fresh is the header of a dead job that is kicked: its attempts begin anew.
 func (h header) fresh() header {
 	h.Settled, h.Uncounted = h.Deliveries, h.Deliveries
-	h.Failures, h.Err, h.Token = 0, "", ""
+	h.Failures, h.Err = 0, ""
 	return h
 }
 

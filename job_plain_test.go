@@ -2,6 +2,7 @@ package linda
 
 import (
 	"encoding/json"
+	"math"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -38,4 +39,48 @@ func FuzzPlainArguments(f *testing.F) {
 			require.Equal(t, want, args)
 		}
 	})
+}
+
+func TestWhatEncodeWritesIsReadInOnePass(t *testing.T) {
+	for _, args := range [][]any{nil, {}, {"a", 1, -1.5, true, false, nil}, {"é"}, {int64(7), 1e300, ""}} {
+		body, err := Encode(&Job{Payload: Payload{Class: "C", Args: args}}, "q")
+		require.NoError(t, err)
+		job := &Job{body: string(body)}
+		job.headEnd, err = job.head.read(job.body)
+		require.NoError(t, err)
+		require.True(t, job.decodeShort(), "%s", body)
+	}
+}
+
+func TestBodiesThatAreNotPlainAreLeftToTheDecoder(t *testing.T) {
+	for _, body := range []string{
+		`,"queue":"q","Payload":{"class":"C","args":[]}}`, `{"queue":"q","Payload":{"class":"","args":[]}}`,
+		`{"queue":"q","Payload":{"class":"C","args":[]}} `, `{"queue":"q","Payload":{"class":"C","args":[]},"x":1}}`,
+		`{"queue":"q","Payload":{"class":"C","args":["\u0061"]}}`, "{\"queue\":\"q\",\"Payload\":{\"class\":\"C\",\"args\":[\"\xff\"]}}",
+		`{"queue":"q","Payload":{"class":"C","args":[01]}}`, `{"queue":"q","Payload":{"class":"C","args":[1.]}}`,
+		`{"queue":"q","Payload":{"class":"C","args":[1e]}}`, `{"queue":"q","Payload":{"class":"C","args":[-]}}`,
+		`{"queue":"q","Payload":{"class":"C","args":[+1]}}`, `{"queue":"q","Payload":{"class":"C","args":[.5]}}`,
+		`{"queue":"q","Payload":{"class":"C","args":[1,]}}`, `{"queue":"q","Payload":{"class":"C","args":[,1]}}`,
+		`{"queue":"q","Payload":{"class":"C","args":[tru]}}`, `{"queue":"q","Payload":{"class":"C","args":[1}}`,
+		`{"queue":"q","Payload":{"class":"C","args":[[]]}}`, `{"queue":"q","Payload":{"class":"C","args":1}}`, "",
+	} {
+		require.False(t, (&Job{body: body}).decodeShort(), "%s", body)
+	}
+}
+
+func TestPlainArgumentsAreWrittenAsEncodingJSONDoes(t *testing.T) {
+	for _, arg := range []any{
+		"", "a b<>&", 0, -7, int64(1) << 62, 0.0, 1.5, 1e20, 1e21, 1e-6, 9e-7, 123456789.25, math.MaxFloat64, true, false, nil,
+		"\u2028", "quote\"", "back\\slash", "\x1f", "é", math.Copysign(0, -1), uint8(3), float32(0.1), []any{1},
+	} {
+		want, err := appendJSON(nil, []any{arg})
+		require.NoError(t, err)
+		if got, ok := appendPlain(nil, []any{arg}); ok {
+			require.Equal(t, string(want), string(got))
+		}
+	}
+	for _, arg := range []any{math.NaN(), math.Inf(1), "\xff", struct{}{}} {
+		_, ok := appendPlain(nil, []any{arg})
+		require.False(t, ok)
+	}
 }

@@ -160,9 +160,13 @@ func (p *pace) throughput(now time.Time) float64 {
 	return float64(p.Running) * float64(time.Second) / max(took, float64(time.Millisecond))
 }
 
-// stock is how many jobs may wait here.
+// stock is how many jobs may wait here: of a queue at least as many as the limit
+// has slots, since nothing else of it is fetched while they wait.
 func (p *pace) stock(now time.Time) int {
-	least := min(p.most(), p.workers)
+	least := p.most()
+	if p.Class != "" {
+		least = min(least, p.workers)
+	}
 	if p.Running > 0 && p.took == 0 {
 		return least
 	}

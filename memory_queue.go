@@ -25,19 +25,35 @@ func newMemoryStore(name string) *memoryStore {
 	return &memoryStore{name: name, queues: make(map[string]*memoryQueue), limits: make(map[string]memoryLimit)}
 }
 
-// unlock ends the use of a queue, and forgets it where nothing is left of it.
-func (s *memoryStore) unlock(queue string) {
-	if s.queues[queue].empty() {
-		delete(s.queues, queue)
+// queue returns a queue, with everything that is due moved to READY. The caller
+// holds mu.
+func (s *memoryStore) queue(name string) *memoryQueue {
+	q := s.queues[name]
+	if q == nil {
+		q = newMemoryQueue()
+		s.queues[name] = q
+	}
+	q.migrate(time.Now())
+	return q
+}
+
+// unlock ends the use of some queues, and forgets those of which nothing is left.
+func (s *memoryStore) unlock(queues ...string) {
+	for _, name := range queues {
+		if q := s.queues[name]; q != nil && q.empty() {
+			delete(s.queues, name)
+		}
 	}
 	s.mu.Unlock()
 }
 
-// leave ends the wait for a queue to change.
-func (s *memoryStore) leave(queue string) {
+// leave ends the wait for some queues to change.
+func (s *memoryStore) leave(queues []string, bell memoryBell) {
 	s.mu.Lock()
-	s.queues[queue].waiting--
-	s.unlock(queue)
+	for _, name := range queues {
+		delete(s.queues[name].bells, bell)
+	}
+	s.unlock(queues...)
 }
 
 // memoryJob is a stored job. It is in one of the collections of its queue, or
@@ -62,9 +78,20 @@ type memoryQueue struct {
 	dead      []*memoryJob
 	keys      map[string]memoryKey
 	schedules map[string]memorySchedule
-	wake      chan struct{} // closed when a job is ready or due earlier than before; nil: nobody waits
-	waiting   int           // how many wait
-	added     uint64        // how often a job was added
+	bells     map[memoryBell]bool // of those who wait
+	paused    bool                // nothing is handed out
+	added     uint64              // how often a job was added
+}
+
+// memoryBell wakes one who waits, on one queue or several. It is rung when a job
+// is ready, or due earlier than before; there is room for one ring.
+type memoryBell chan struct{}
+
+func (b memoryBell) ring() {
+	select {
+	case b <- struct{}{}:
+	default: // it has been rung
+	}
 }
 
 type memoryKey struct {
@@ -73,27 +100,23 @@ type memoryKey struct {
 }
 
 func newMemoryQueue() *memoryQueue {
-	return &memoryQueue{keys: make(map[string]memoryKey), schedules: make(map[string]memorySchedule)}
+	return &memoryQueue{
+		keys: make(map[string]memoryKey), schedules: make(map[string]memorySchedule), bells: make(map[memoryBell]bool),
+	}
 }
 
 // empty reports whether the queue can be forgotten.
-func (q *memoryQueue) empty() bool { return q.jobs()+len(q.keys)+len(q.schedules)+q.waiting == 0 }
+func (q *memoryQueue) empty() bool {
+	return q.jobs()+len(q.keys)+len(q.schedules)+len(q.bells) == 0 && !q.paused
+}
 
 func (q *memoryQueue) jobs() int {
 	return q.ready.len() + len(q.delayed) + len(q.reserved) + len(q.dead)
 }
 
-func (q *memoryQueue) changed() <-chan struct{} {
-	if q.wake == nil {
-		q.wake = make(chan struct{})
-	}
-	return q.wake
-}
-
 func (q *memoryQueue) notify() {
-	if q.wake != nil {
-		close(q.wake)
-		q.wake = nil
+	for bell := range q.bells {
+		bell.ring()
 	}
 }
 

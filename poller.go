@@ -1,8 +1,6 @@
 package linda
 
 import (
-	"context"
-	"errors"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -14,80 +12,67 @@ func (r *run) poll() {
 	var late []*delivery // fetched after the stop had begun
 	defer func() {
 		close(r.jobs)
-		r.handBack(append(r.gate.unpark(), late...))
+		r.handBack(append(r.lobby.unpark(), late...))
 	}()
-	pause := retryPause
 	for {
 		room, ok := r.awaitRoom()
 		if !ok {
 			return
 		}
-		if r.gate.start(room) > 0 {
+		if r.lobby.start(room) > 0 {
 			continue
 		}
-		sent := time.Now()
-		jobs, ended, err := r.fetch(room)
-		batch := r.adopt(jobs)
+		lanes := r.turn()
+		if len(lanes) == 0 {
+			r.awaitTurn()
+			continue
+		}
+		batch := r.adopt(lanes, r.fetch(lanes, room))
 		if r.polling.Err() != nil {
 			late = batch
 			return
 		}
 		if r.isolate(batch) {
-			r.hand(r.gate.admit(batch, room))
+			r.hand(r.lobby.admit(batch, room))
 		}
-		switch {
-		case err != nil:
-			r.outage.begins(fetching, sent, err)
-			_ = sleep(r.polling, pause.next())
-			continue
-		case len(jobs) == 0 && !ended && time.Since(sent) < retryPause.wait: // a Fetch that should have waited
-			_ = sleep(r.polling, pause.next())
-		default:
-			pause = retryPause
-		}
-		r.outage.ends(fetching)
 	}
 }
 
-// fetch asks the broker for jobs. While some wait here it does not ask for
-// long, since they may have to be handed back; nor after a failure, since an
-// empty queue is also an answer; nor when a job that waits for a slot may start.
-// ended says that it was not to wait any longer.
-func (r *run) fetch(room int) (jobs []*Job, ended bool, err error) {
-	ctx, cancel := r.polling, func() {}
-	if len(r.jobs) > 0 || r.outage.has(fetching) {
-		ctx, cancel = context.WithTimeout(ctx, holdFor)
-	}
-	defer cancel()
-	ctx, stop := r.gate.watch(ctx)
-	defer stop()
-	if room = r.gate.room(room); room == 0 {
-		<-ctx.Done()
-		return nil, true, nil
-	}
-	jobs, err = r.backend.fetcher.Fetch(ctx, r.settings.Queue, room, r.lease)
-	if errors.Is(err, ctx.Err()) && !errors.Is(err, ErrUnknown) {
-		err = nil // the broker waited as long as it was asked to
-	}
-	return jobs, ctx.Err() != nil, err
-}
-
-// adopt makes deliveries of jobs and keeps their reservations from now on.
-func (r *run) adopt(jobs []*Job) []*delivery {
+// adopt makes deliveries of the jobs of some lanes, and keeps their
+// reservations from now on.
+func (r *run) adopt(lanes []*lane, jobs []*Job) []*delivery {
 	if len(jobs) == 0 {
 		return nil
 	}
 	now := time.Now()
 	batch := make([]*delivery, len(jobs))
+	l, from := lanes[0], 0 // the lane of the jobs since from
 	for i, job := range jobs {
 		if job.receipt == nil { // a broker that knows nothing of receipts
-			giveReceipt(job, r.backend.Broker, r.settings.Queue, now, r.lease)
+			giveReceipt(job, r.backend.Broker, l.queue, now, r.lease)
 		}
-		batch[i] = &delivery{job: job, id: job.ID, class: job.Payload.Class, handed: now}
+		if next := laneOf(job, l, lanes); next != l {
+			l.keeper.hold(batch[from:i])
+			l, from = next, i
+		}
+		batch[i] = &delivery{job: job, lane: l, id: job.ID, class: job.Payload.Class, handed: now}
 	}
-	r.keeper.hold(batch)
+	l.keeper.hold(batch[from:])
 	r.load.hand(len(batch), now)
 	return batch
+}
+
+// laneOf returns the lane that a job was fetched from, as a rule that of the
+// job before it.
+func laneOf(job *Job, last *lane, lanes []*lane) *lane {
+	if len(lanes) > 1 && job.receipt.queue != last.queue {
+		for _, l := range lanes {
+			if l.queue == job.receipt.queue {
+				return l
+			}
+		}
+	}
+	return last
 }
 
 // hand passes jobs to the workers. The channel has room for all that
@@ -115,7 +100,7 @@ func (r *run) awaitRoom() (room int, ok bool) {
 		select {
 		case <-r.load.freed:
 		case <-look.C:
-			for _, dl := range slices.Backward(r.gate.unpark()) {
+			for _, dl := range slices.Backward(r.lobby.unpark()) {
 				r.release(dl, 0)
 			}
 		case <-r.polling.Done():

@@ -52,10 +52,10 @@ func (p *producer) produce() {
 			if p.polling.Err() != nil {
 				return
 			}
-			p.outage.begins(ticking, sent, err)
+			p.lanes[0].outage.begins(ticking, sent, err)
 			wait = pause.next()
 		} else {
-			p.outage.ends(ticking)
+			p.lanes[0].outage.ends(ticking)
 			pause = retryPause
 		}
 		_ = sleep(p.polling, wait)

@@ -35,9 +35,7 @@ type Settlement struct {
 // Body returns what to store for a job that is released or buried: the bytes
 // of its producer with linda's bookkeeping renewed. For authors of brokers.
 func (s *Settlement) Body() string {
-	h := s.Job.head.after(s.Unstarted, s.Snoozed, s.Reason)
-	h.Token, h.Due = "", 0
-	return s.Job.renewed(h)
+	return s.Job.renewed(s.Job.head.after(s.Unstarted, s.Snoozed, s.Reason))
 }
 
 // Receipt ties a job that was popped to the broker that handed it out. It lets
@@ -79,6 +77,10 @@ func (j *Job) Reserve(b Broker, queue string, token any, until time.Time) {
 // calls it whose server counts deliveries apart from the body; by default the
 // count is the one in the body that Decode read.
 func (j *Job) Delivered(total int64) { j.head.Deliveries = total }
+
+// Redelivered adds deliveries, this one included, that a server has counted
+// since it stored the body to those that the body counts.
+func (j *Job) Redelivered(times int64) { j.head.Deliveries += times }
 
 // Receipt returns the receipt by which b handed the job out of a queue. The
 // error is ErrNotReserved where another broker or none did, or where it is

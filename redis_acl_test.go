@@ -91,6 +91,7 @@ func useAll(t *testing.T, url, queue string) error {
 		linda.Inspector
 		linda.BatchPusher
 		linda.Limiter
+		linda.Pauser
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -166,6 +167,8 @@ func useAll(t *testing.T, url, queue string) error {
 		push("", 0), purge(linda.Ready), push("", time.Hour), purge(linda.Delayed),
 		func() error { _, err := b.Stats(ctx, queue); return err },
 		func() error { _, err := b.Queues(ctx); return err },
+		func() error { return b.Pause(ctx, queue) },
+		func() error { return b.Resume(ctx, queue) },
 	} {
 		if err := step(); err != nil {
 			return err

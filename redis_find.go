@@ -31,7 +31,7 @@ func (b *redisBroker) Find(ctx context.Context, queue, id string) (*Job, State, 
 			return nil, "", err
 		}
 		if body != "" {
-			return DecodePeeked(queue, body), state, nil
+			return redisPeeked(queue, body, state), state, nil
 		}
 	}
 	return nil, "", nil

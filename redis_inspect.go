@@ -48,9 +48,19 @@ func (b *redisBroker) Peek(ctx context.Context, queue string, state State, max i
 	}
 	jobs := make([]*Job, len(bodies))
 	for i, body := range bodies {
-		jobs[i] = DecodePeeked(queue, body)
+		jobs[i] = redisPeeked(queue, body, state)
 	}
 	return jobs, nil
+}
+
+// redisPeeked reads a stored body. The delivery under way of a reserved job is
+// not written in it.
+func redisPeeked(queue, body string, state State) *Job {
+	job := DecodePeeked(queue, body)
+	if state == Reserved {
+		job.head.Deliveries++
+	}
+	return job
 }
 
 func (b *redisBroker) stateKey(queue string, state State) (string, error) {

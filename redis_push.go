@@ -1,9 +1,7 @@
 package linda
 
 import (
-	"bytes"
 	"context"
-	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -18,21 +16,20 @@ func (b *redisBroker) PushBatch(ctx context.Context, queue string, jobs []*Job) 
 	if err := b.check(ctx, queue); err != nil {
 		return err
 	}
-	bodies, err := EncodeBatch(ctx, queue, jobs)
-	if err != nil {
-		return err
-	}
-	b.tellApart(jobs, bodies)
 	pushes := make([]redisPush, len(jobs))
 	for i, job := range jobs {
-		pushes[i] = redisPush{delay: job.Delay, body: bodies[i]}
+		body, err := b.encode(job, queue)
+		if err != nil {
+			return err
+		}
+		pushes[i] = redisPush{delay: job.Delay, body: body}
 	}
 	keyed := func(job *Job) bool { return job.UniqueKey != "" }
 	if slices.ContainsFunc(jobs, keyed) {
 		errs := make([]error, len(jobs))
 		for i, job := range jobs {
 			if keyed(job) {
-				errs[i] = b.pushUnique(ctx, queue, job, bodies[i])
+				errs[i] = b.pushUnique(ctx, queue, job, pushes[i].body)
 			} else {
 				errs[i] = b.pushTogether(ctx, queue, pushes[i])
 			}
@@ -51,17 +48,15 @@ func (b *redisBroker) PushBatch(ctx context.Context, queue string, jobs []*Job) 
 	return Batch(errs)
 }
 
-// tellApart makes the bodies of delayed jobs whose ids the program has chosen
-// differ: a sorted set holds each body once, and the same job may be pushed
-// twice. The token goes where the one of a reservation would.
-func (b *redisBroker) tellApart(jobs []*Job, bodies [][]byte) {
-	for i, job := range jobs {
-		if job.ID == "" || job.Delay <= 0 {
-			continue
-		}
-		head, rest, _ := bytes.Cut(bodies[i], []byte(`","n":0`))
-		bodies[i] = fmt.Appendf(nil, `%s","n":0,"r":"%s"%s`, head, b.token(), rest)
+// encode returns the body of a job, which is like no other: a job whose id the
+// program has chosen, and may push twice, gets a token besides. A set holds a
+// body once, and a reservation is fenced by it.
+func (b *redisBroker) encode(job *Job, queue string) ([]byte, error) {
+	token := ""
+	if job.ID != "" {
+		token = b.token()
 	}
+	return encode(job, queue, token)
 }
 
 // token returns a text that no other call has returned, in any process.

@@ -33,48 +33,107 @@ type redisWaiter struct {
 	blocking sync.WaitGroup // the goroutine that blocks; begun under mu
 
 	mu      sync.Mutex
-	closed  bool          // guarded by mu: block no more
-	blocked bool          // guarded by mu, as all below: a goroutine blocks
-	rest    time.Time     // do not block before
-	woken   chan struct{} // closed to wake every waiting fetch
+	closed  bool               // guarded by mu: block no more
+	blocked bool               // guarded by mu, as all below: a goroutine blocks
+	rest    time.Time          // do not block before
+	bells   map[redisBell]bool // of the fetches under way
 }
+
+// redisBell tells one fetch, which may be on several queues, that it should
+// look again. There is room for one ring.
+type redisBell chan struct{}
 
 func (b *redisBroker) waiter(queue string) *redisWaiter {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	w := b.waiters[queue]
 	if w == nil {
-		w = &redisWaiter{broker: b, queue: queue, woken: make(chan struct{})}
+		w = &redisWaiter{broker: b, queue: queue, bells: make(map[redisBell]bool)}
 		b.waiters[queue] = w
 	}
 	return w
 }
 
-// news returns what is closed when a waiting fetch should look again. A fetch
-// asks for it before it looks, so that it misses nothing that happens between.
-func (w *redisWaiter) news() <-chan struct{} {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.woken
+func (b *redisBroker) Fetch(ctx context.Context, queue string, max int, lease time.Duration) ([]*Job, error) {
+	jobs, err := b.FetchAny(ctx, []string{queue}, max, lease)
+	return jobs, unbatch(err)
 }
 
-// wait returns when there may be a job: news came, one was pushed, or the time
-// until the next due one has passed. The error is that of ctx, or ErrClosed.
-func (w *redisWaiter) wait(ctx context.Context, news <-chan struct{}, due time.Duration) error {
-	w.block()
-	if due < 0 || due > redisLook {
-		due = redisLook
+func (b *redisBroker) FetchAny(ctx context.Context, queues []string, max int, lease time.Duration) ([]*Job, error) {
+	for _, queue := range queues {
+		if err := b.check(ctx, queue); err != nil {
+			return nil, err
+		}
+	}
+	// The bell hangs before the first look, so that nothing is missed that
+	// happens between a look and the wait.
+	bell := make(redisBell, 1)
+	waiters := make([]*redisWaiter, len(queues))
+	for i, queue := range queues {
+		waiters[i] = b.waiter(queue)
+		waiters[i].hang(bell, true)
+		defer waiters[i].hang(bell, false)
+	}
+	for {
+		taken, err := b.takeAll(ctx, queues, max, lease)
+		if err != nil {
+			return nil, err
+		}
+		if jobs, err := allOf(taken); len(jobs) > 0 || err != nil {
+			return jobs, err
+		}
+		if err := b.await(ctx, bell, waiters, taken); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// allOf joins what was taken of several queues.
+func allOf(taken []redisTaken) ([]*Job, error) {
+	jobs, errs := taken[0].jobs, make([]error, len(taken))
+	for i, t := range taken {
+		errs[i] = t.err
+		if i > 0 {
+			jobs = append(jobs, t.jobs...)
+		}
+	}
+	return jobs, Batch(errs)
+}
+
+func (w *redisWaiter) hang(bell redisBell, up bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if up {
+		w.bells[bell] = true
+	} else {
+		delete(w.bells, bell)
+	}
+}
+
+// await returns when there may be a job in one of the queues: the bell rang, or
+// the time until the next due one has passed. The error is that of ctx, or
+// ErrClosed. On a paused queue nothing blocks: jobs that are ready there would
+// wake it at once, again and again.
+func (b *redisBroker) await(ctx context.Context, bell redisBell, waiters []*redisWaiter, taken []redisTaken) error {
+	due := redisLook
+	for i, t := range taken {
+		if t.due >= 0 {
+			due = min(due, t.due)
+		}
+		if t.due != redisPaused {
+			waiters[i].block()
+		}
 	}
 	timer := time.NewTimer(due)
 	defer timer.Stop()
 	select {
-	case <-news:
+	case <-bell:
 		return nil
 	case <-timer.C:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-w.broker.closed:
+	case <-b.closed:
 		return ErrClosed
 	}
 }
@@ -118,9 +177,13 @@ func (w *redisWaiter) blockOnce() {
 // dueIn tells that this process has added a job that becomes due, so that
 // fetches which wait for later ones look again.
 func (b *redisBroker) dueIn(queue string, delay time.Duration) {
-	if delay <= 0 || delay >= redisLook {
-		return
+	if delay > 0 && delay < redisLook {
+		b.news(queue)
 	}
+}
+
+// news makes the fetches of this process that wait on a queue look again.
+func (b *redisBroker) news(queue string) {
 	b.mu.Lock()
 	w := b.waiters[queue]
 	b.mu.Unlock()
@@ -134,6 +197,10 @@ func (b *redisBroker) dueIn(queue string, delay time.Duration) {
 
 // wake wakes every waiting fetch. The caller holds mu.
 func (w *redisWaiter) wake() {
-	close(w.woken)
-	w.woken = make(chan struct{})
+	for bell := range w.bells {
+		select {
+		case bell <- struct{}{}:
+		default: // it has been rung
+		}
+	}
 }

@@ -16,12 +16,12 @@ const (
 	lastCall  = 190 * time.Millisecond
 )
 
-// run is one Run of a Dispatcher: a poller, workers, a settler and a keeper,
-// joined by two channels, and beside them a producer.
+// run is one Run of a Dispatcher: a poller, workers, a settler and a keeper for
+// each queue, joined by channels, and beside them a producer.
 //
-//	poller --jobs--> workers --results--> settler
-//	                 keeper prolongs what they hold
-//	gate, before the jobs, holds back those whose limits are full
+//	poller --jobs--> workers --results--> settler of the job's queue
+//	                 keepers prolong what they hold
+//	lobby, before the jobs, keeps those whose limits are full
 //	producer pushes the jobs of schedules
 type run struct {
 	settings Settings
@@ -36,20 +36,20 @@ type run struct {
 	working context.Context // the parent of the handlers' contexts
 	endWork context.CancelCauseFunc
 
+	lanes   []*lane // one for each queue
+	gate    *gate
 	jobs    chan *delivery
-	results chan result
 	gone    chan struct{} // closed when nobody reads results any more
 	load    *load
-	keeper  *keeper
-	gate    *gate
-	outage  outage
+	lobby   *lobby
 	trials  trials
 	workers sync.WaitGroup
 	running []atomic.Pointer[delivery] // what each worker's handler is at
 	pending atomic.Int64               // results that are not settled
+	telling sync.Mutex                 // held while Settings.OnEvent is called
 }
 
-func newRun(ctx context.Context, s Settings, b backend, handlers map[string]Handler) *run {
+func newRun(ctx context.Context, s Settings, b backend, g *gate, handlers map[string]Handler) *run {
 	r := &run{
 		settings: s,
 		lease:    s.lease(),
@@ -57,16 +57,15 @@ func newRun(ctx context.Context, s Settings, b backend, handlers map[string]Hand
 		backend:  b,
 		handlers: handlers,
 		polling:  ctx,
+		lanes:    newLanes(s, b.toucher),
+		gate:     g,
 		jobs:     make(chan *delivery, s.Concurrency+maxPrefetch),
-		results:  make(chan result, s.Concurrency+maxPrefetch),
 		gone:     make(chan struct{}),
 		running:  make([]atomic.Pointer[delivery], s.Concurrency),
-		outage:   outage{log: s.Logger, queue: s.Queue},
 	}
 	r.working, r.endWork = context.WithCancelCause(context.WithoutCancel(ctx))
-	r.gate = newGate(r, nil)
+	r.lobby = newLobby(r, nil)
 	r.load = newLoad(s.Concurrency, r.lease > 0)
-	r.keeper = newKeeper(b.toucher, s.Queue, r.lease, &r.outage)
 	return r
 }
 
@@ -78,11 +77,11 @@ func (r *run) run() error {
 	calls, endCalls := context.WithCancel(context.Background())
 	defer endCalls()
 	flush := make(chan struct{})
-	kept := goes(func() { r.keeper.run(calls) })
-	slotsKept := goes(func() { r.gate.keep(calls) })
+	kept := r.each(func(l *lane) { l.keeper.run(calls) })
+	slotsKept := goes(func() { r.lobby.keep(calls) })
 	over := make(chan struct{})
-	slotsFreed := goes(func() { r.gate.free(calls, over) })
-	settled := goes(func() { newSettler(r).loop(calls, flush) })
+	slotsFreed := goes(func() { r.lobby.free(calls, over) })
+	settled := r.each(func(l *lane) { newSettler(r, l).loop(calls, flush) })
 	for i := range r.settings.Concurrency {
 		r.workers.Go(func() { r.work(i) })
 	}
@@ -90,7 +89,7 @@ func (r *run) run() error {
 	produced := goes(newProducer(r, r.schedules).produce)
 
 	<-r.polling.Done()
-	r.settings.Logger.LogAttrs(context.Background(), slog.LevelInfo, "linda: stopping", slog.String("queue", r.settings.Queue))
+	r.settings.Logger.LogAttrs(context.Background(), slog.LevelInfo, "linda: stopping", slog.String("queue", r.queues()))
 	worked := goes(func() {
 		if !await(polled, time.Now().Add(lastCall)) {
 			r.handBack(nil) // the broker holds up the poller, which would do it
@@ -122,9 +121,19 @@ func (r *run) run() error {
 func (r *run) tellNotes() {
 	if g, ok := As[Guarantor](r.backend.Broker); ok {
 		for _, note := range g.Guarantees().Notes {
-			r.settings.Logger.LogAttrs(context.Background(), slog.LevelInfo, "linda: "+note, slog.String("queue", r.settings.Queue))
+			r.settings.Logger.LogAttrs(context.Background(), slog.LevelInfo, "linda: "+note, slog.String("queue", r.queues()))
 		}
 	}
+}
+
+// each runs f for every lane, side by side, and closes the channel when all have
+// returned.
+func (r *run) each(f func(l *lane)) <-chan struct{} {
+	var all sync.WaitGroup
+	for _, l := range r.lanes {
+		all.Go(func() { f(l) })
+	}
+	return goes(all.Wait)
 }
 
 // goes runs f and closes the channel when it has returned.
@@ -167,11 +176,12 @@ func (r *run) remains() error {
 // delivery is one delivery of a job while this process holds it.
 type delivery struct {
 	job       *Job
+	lane      *lane
 	id, class string    // of the job, which its handler may change
 	handed    time.Time // when the poller got it
 	done      atomic.Bool
 	slots     []*slot  // of its limits
-	full      *limited // the limit that it waits for; the gate's own
+	full      *limited // the limit that it waits for; the lobby's own
 
 	mu     sync.Mutex
 	over   bool                    // guarded by mu: the reservation is lost
@@ -216,11 +226,11 @@ type result struct {
 	event  Event
 }
 
-// send passes a result to the settler.
+// send passes a result to the settler of its queue.
 func (r *run) send(res result) {
 	r.pending.Add(1)
 	select {
-	case r.results <- res:
+	case res.dl.lane.results <- res:
 	case <-r.gone: // Run has returned; the reservation ends by itself
 	}
 }

@@ -16,8 +16,14 @@ const AtMostOnce = -1
 // default.
 type Settings struct {
 	// Queue is the queue to work on, and the one that jobs without a queue
-	// are pushed to. Defaults to "default".
+	// are pushed to. Defaults to the first of Queues, or "default".
 	Queue string
+	// Queues are the queues to work on where there are several, each with its
+	// share of the workers' turns. Defaults to Queue alone.
+	Queues []Share
+	// Strict serves Queues in their order: while one of them has jobs, none of
+	// a later one is fetched. There are no weights then.
+	Strict bool
 	// Connection is the URL of the broker. Defaults to
 	// "redis://localhost:6379/".
 	Connection string
@@ -55,8 +61,19 @@ type Settings struct {
 	OnEvent func(Event)
 }
 
+// Share is one of several queues that a Dispatcher works on. While all have
+// jobs, each gets turns in proportion to its weight, so none starves; a queue
+// without jobs leaves its turns to the others.
+type Share struct {
+	Queue  string
+	Weight int // Defaults to 1.
+}
+
 // withDefaults returns the settings with every zero field filled in.
 func (s Settings) withDefaults() Settings {
+	if len(s.Queues) > 0 {
+		setDefault(&s.Queue, s.Queues[0].Queue)
+	}
 	setDefault(&s.Queue, "default")
 	setDefault(&s.Connection, "redis://localhost:6379/")
 	setDefault(&s.Timeout, 60)
@@ -92,6 +109,7 @@ func (s Settings) validate() error {
 	if err := CheckName(s.Queue); err != nil {
 		faults = append(faults, fmt.Errorf("linda: Settings.Queue: %w", err))
 	}
+	faults = append(faults, s.queueFaults()...)
 	const longest = 365 * 24 * 3600
 	check(s.Timeout == AtMostOnce || 1 <= s.Timeout && s.Timeout <= longest, "Timeout", "1 to 31536000 seconds or AtMostOnce", s.Timeout)
 	check(0.001 <= s.IntervalFloat && s.IntervalFloat <= longest, "IntervalFloat", "0.001 to 31536000 seconds", s.IntervalFloat)
@@ -101,6 +119,37 @@ func (s Settings) validate() error {
 	check(s.TimeLimit >= 0, "TimeLimit", "0 or more", s.TimeLimit)
 	check(s.Grace >= 0, "Grace", "0 or more", s.Grace)
 	return errors.Join(faults...)
+}
+
+// shares are the queues to work on.
+func (s Settings) shares() []Share {
+	if len(s.Queues) == 0 {
+		return []Share{{Queue: s.Queue}}
+	}
+	return s.Queues
+}
+
+// queueFaults reports what is wrong with Queues.
+func (s Settings) queueFaults() []error {
+	var faults []error
+	fault := func(i int, format string, args ...any) {
+		faults = append(faults, fmt.Errorf("linda: Settings.Queues[%d]: "+format, append([]any{i}, args...)...))
+	}
+	seen := make(map[string]bool, len(s.Queues))
+	for i, share := range s.Queues {
+		if err := CheckName(share.Queue); err != nil {
+			fault(i, "%w", err)
+		} else if seen[share.Queue] {
+			fault(i, "queue %s is listed twice", share.Queue)
+		}
+		seen[share.Queue] = true
+		if share.Weight < 0 || share.Weight > 1_000_000 {
+			fault(i, "Weight: 0 to 1000000, not %d", share.Weight)
+		} else if s.Strict && share.Weight != 0 {
+			fault(i, "Weight: none where Strict is set, not %d", share.Weight)
+		}
+	}
+	return faults
 }
 
 // lease is the length of a reservation; 0 means at most once.

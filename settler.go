@@ -21,11 +21,12 @@ const (
 	goneFor = time.Minute
 )
 
-// settler is the only one who ends deliveries. It takes whatever results have
+// settler is the only one who ends deliveries of a queue. It takes whatever results have
 // come while the last exchange with the broker was under way, and settles them
 // in the next one.
 type settler struct {
 	*run
+	*lane
 	batch []result
 	open  []result // what the broker has not taken yet
 	down  bool     // it did not take the last batch: new results wait with the open ones
@@ -33,7 +34,7 @@ type settler struct {
 	tries int // exchanges left in this look at what is open
 }
 
-func newSettler(r *run) *settler { return &settler{run: r, pause: retryPause} }
+func newSettler(r *run, l *lane) *settler { return &settler{run: r, lane: l, pause: retryPause} }
 
 // loop settles until flush is closed and nothing is left to do, or until gone
 // is closed.
@@ -183,7 +184,7 @@ func (s *settler) call(ctx context.Context, tried []*result) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, settleLimit)
 	defer cancel()
-	return s.backend.settler.Settle(ctx, s.settings.Queue, settlements)
+	return s.backend.settler.Settle(ctx, s.queue, settlements)
 }
 
 // final closes a result whose settlement is over, for good or ill.
@@ -221,7 +222,7 @@ func (res *result) underWay() bool {
 // close ends a delivery and tells about it.
 func (s *settler) close(res *result, err error) {
 	res.dl.done.Store(true)
-	s.gate.done(res)
+	s.lobby.done(res)
 	if s.pending.Add(-1) == 0 && s.load.wakeAt.Load() == 0 {
 		s.load.wake() // the poller may wait for calm
 	}
@@ -230,6 +231,8 @@ func (s *settler) close(res *result, err error) {
 	}
 	res.event.log(s.settings.Logger)
 	if s.settings.OnEvent != nil {
+		s.telling.Lock()
+		defer s.telling.Unlock()
 		s.settings.OnEvent(res.event)
 	}
 }

@@ -10,12 +10,12 @@ import (
 
 // keep renews the slots that are held, as the keeper does with reservations,
 // and ends the contexts of handlers whose slots it cannot keep, until ctx ends.
-func (g *gate) keep(ctx context.Context) {
-	if !slices.ContainsFunc(g.limits, func(l *limited) bool { return l.Running > 0 }) {
+func (b *lobby) keep(ctx context.Context) {
+	if !slices.ContainsFunc(b.limits, func(l *limited) bool { return l.Running > 0 }) {
 		return
 	}
 	every := time.Second
-	for _, l := range g.limits {
+	for _, l := range b.limits {
 		if l.Running > 0 {
 			every = min(every, l.hold/keeperTicks)
 		}
@@ -32,7 +32,7 @@ func (g *gate) keep(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		due := g.look(time.Now().Add(every)) // the next look would be too late
+		due := b.look(time.Now().Add(every)) // the next look would be too late
 		if len(due) == 0 {
 			continue
 		}
@@ -41,7 +41,7 @@ func (g *gate) keep(ctx context.Context) {
 			underWay.Go(func() {
 				for l, slots := range due {
 					for chunk := range slices.Chunk(slots, touchMost) {
-						g.renew(ctx, l, chunk)
+						b.renew(ctx, l, chunk)
 					}
 				}
 				idle <- struct{}{}
@@ -53,13 +53,13 @@ func (g *gate) keep(ctx context.Context) {
 
 // look ends what is about to end by itself, and returns the slots that have
 // lasted a third of their time.
-func (g *gate) look(now time.Time) map[*limited][]*slot {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+func (b *lobby) look(now time.Time) map[*limited][]*slot {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	var due map[*limited][]*slot
-	for s := range g.held {
+	for s := range b.held {
 		if now.After(s.ends()) {
-			g.lose(s)
+			b.lose(s)
 			continue
 		}
 		if !s.until.After(now.Add(s.of.hold - s.of.hold/3)) {
@@ -74,8 +74,8 @@ func (g *gate) look(now time.Time) map[*limited][]*slot {
 
 // lose ends the use of a slot that this process does not have any more, or not
 // for long. The caller holds mu.
-func (g *gate) lose(s *slot) {
-	delete(g.held, s)
+func (b *lobby) lose(s *slot) {
+	delete(b.held, s)
 	if s.dl != nil {
 		s.dl.lose()
 		return
@@ -84,7 +84,7 @@ func (g *gate) lose(s *slot) {
 }
 
 // renew prolongs slots. What fails is due again at the next look.
-func (g *gate) renew(ctx context.Context, l *limited, slots []*slot) {
+func (b *lobby) renew(ctx context.Context, l *limited, slots []*slot) {
 	holders := make([]string, len(slots))
 	for i, s := range slots {
 		holders[i] = s.holder
@@ -92,30 +92,30 @@ func (g *gate) renew(ctx context.Context, l *limited, slots []*slot) {
 	once, cancel := context.WithTimeout(ctx, min(l.hold/5, callLimit))
 	defer cancel()
 	sent := time.Now()
-	err := g.backend.limiter.RenewSlots(once, l.key, l.hold, holders)
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	err := b.backend.limiter.RenewSlots(once, l.key, l.hold, holders)
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	failed := false
 	for i, err := range EachError(err, len(slots)) {
 		switch s := slots[i]; {
-		case !g.held[s]: // it was given back meanwhile
+		case !b.held[s]: // it was given back meanwhile
 		case err == nil:
 			s.until = sent.Add(l.hold)
 		case errors.Is(err, ErrNotReserved):
-			g.lose(s)
+			b.lose(s)
 		default:
 			failed = true
 		}
 	}
 	if failed && ctx.Err() == nil {
-		g.outage.begins(limiting, sent, err)
+		b.outage.begins(limiting, sent, err)
 	}
 }
 
 // free gives slots back as they come, until over is closed and none is left, or
 // ctx ends.
-func (g *gate) free(ctx context.Context, over <-chan struct{}) {
-	if len(g.limits) == 0 {
+func (b *lobby) free(ctx context.Context, over <-chan struct{}) {
+	if len(b.limits) == 0 {
 		return
 	}
 	fails := retryPause
@@ -123,7 +123,7 @@ func (g *gate) free(ctx context.Context, over <-chan struct{}) {
 	defer again.Stop()
 	for last := false; ; {
 		select {
-		case <-g.wake:
+		case <-b.wake:
 		case <-again.C:
 		case <-over:
 			over, last = nil, true
@@ -131,8 +131,8 @@ func (g *gate) free(ctx context.Context, over <-chan struct{}) {
 			return
 		}
 		ok := true
-		for _, l := range g.limits {
-			ok = g.freeAll(ctx, l) && ok
+		for _, l := range b.limits {
+			ok = b.freeAll(ctx, l) && ok
 		}
 		switch {
 		case !ok:
@@ -147,11 +147,11 @@ func (g *gate) free(ctx context.Context, over <-chan struct{}) {
 
 // freeAll gives back the slots of a limit, and reports whether the broker did
 // so. One that has ended by itself need not be given back.
-func (g *gate) freeAll(ctx context.Context, l *limited) bool {
-	g.mu.Lock()
+func (b *lobby) freeAll(ctx context.Context, l *limited) bool {
+	b.mu.Lock()
 	slots := l.freeing
 	l.freeing = nil
-	g.mu.Unlock()
+	b.mu.Unlock()
 	now := time.Now()
 	slots = slices.DeleteFunc(slots, func(s *slot) bool { return s.until.Before(now) })
 	for len(slots) > 0 {
@@ -162,14 +162,14 @@ func (g *gate) freeAll(ctx context.Context, l *limited) bool {
 		}
 		once, cancel := context.WithTimeout(ctx, settleLimit)
 		sent := time.Now()
-		err := g.backend.limiter.FreeSlots(once, l.key, holders)
+		err := b.backend.limiter.FreeSlots(once, l.key, holders)
 		cancel()
-		g.mu.Lock()
+		b.mu.Lock()
 		if err != nil {
 			l.freeing = append(l.freeing, slots...)
-			g.mu.Unlock()
+			b.mu.Unlock()
 			if ctx.Err() == nil {
-				g.outage.begins(limiting, sent, err)
+				b.outage.begins(limiting, sent, err)
 			}
 			return false
 		}
@@ -179,9 +179,9 @@ func (g *gate) freeAll(ctx context.Context, l *limited) bool {
 		}
 		if slices.ContainsFunc(slots[:n], func(s *slot) bool { return s.sure }) && l.again.After(soon) {
 			l.again = soon
-			g.tell()
+			b.tell()
 		}
-		g.mu.Unlock()
+		b.mu.Unlock()
 		slots = slots[n:]
 	}
 	return true

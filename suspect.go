@@ -16,9 +16,10 @@ const calmWait = 10 * time.Second
 // trials counts the fetches for which the poller goes on like that. It owns
 // them.
 type trials struct {
-	on       bool // until it is calm after the last one
-	fetches  int  // of one job each, that are left
-	suspects int  // that are still to be met
+	on       bool           // until it is calm after the last one
+	fetches  int            // of one job each, that are left
+	suspects int            // that are still to be met
+	of       map[*lane]bool // the lanes they are of
 }
 
 // suspicious reports whether the next crash would make a job dead.
@@ -60,8 +61,11 @@ func (r *run) isolate(batch []*delivery) (ok bool) {
 	// next; elsewhere, or if another process has taken them, a few more fetches
 	// must do.
 	most := min(len(batch), 2*len(suspects)+8)
-	r.trials = trials{on: true, fetches: most, suspects: len(suspects)}
-	for _, dl := range slices.Backward(r.gate.unpark()) {
+	r.trials = trials{on: true, fetches: most, suspects: len(suspects), of: make(map[*lane]bool)}
+	for _, dl := range suspects {
+		r.trials.of[dl.lane] = true
+	}
+	for _, dl := range slices.Backward(r.lobby.unpark()) {
 		r.release(dl, 0)
 	}
 	others := slices.DeleteFunc(batch, r.suspicious)

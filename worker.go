@@ -98,7 +98,7 @@ func (r *run) call(ctx context.Context, dl *delivery) (err error) {
 func (r *run) recovered(ctx context.Context, dl *delivery, value any) error {
 	err := &PanicError{Value: value, Stack: debug.Stack()}
 	r.settings.Logger.LogAttrs(ctx, slog.LevelError, "linda: handler panicked",
-		slog.String("queue", r.settings.Queue), slog.String("class", clip(dl.class)), slog.String("job", dl.id),
+		slog.String("queue", dl.lane.queue), slog.String("class", clip(dl.class)), slog.String("job", dl.id),
 		slog.String("err", clip(err.Error())), slog.String("stack", string(err.Stack)))
 	return err
 }
@@ -149,7 +149,7 @@ func (r *run) finish(dl *delivery, d decision, event Event) {
 // pass completes a result, hands it to the settler and frees the worker.
 func (r *run) pass(dl *delivery, res result) {
 	res.dl = dl
-	res.event.Queue, res.event.Class, res.event.ID = r.settings.Queue, dl.class, dl.id
+	res.event.Queue, res.event.Class, res.event.ID = dl.lane.queue, dl.class, dl.id
 	r.send(res)
 	r.load.free()
 }

@@ -30,6 +30,10 @@ var transitionCases = []testCase{
 		rule: "A job pushed by Later is ready after the delay, not earlier."},
 	{name: "migrate", check: migrate,
 		rule: "MigrateExpiredJobs makes ready what is due, leaves alone what is not, and may be called at any time."},
+	{name: "same-id", check: sameID,
+		rule: "Two jobs to which the program gave the same id are two, also while both are delayed."},
+	{name: "same-body", needs: needs(rawPush), check: sameBody,
+		rule: "Two jobs with the same body, id and all, are two, also where one is delivered while the other waits."},
 	{name: "at-most-once", check: atMostOnce,
 		rule: "Pop with a timeout of 0 deletes the job at once; Delete of it is nil, a second settlement ErrNotReserved."},
 	{name: "at-most-once-release", check: atMostOnceRelease,
@@ -158,6 +162,48 @@ func later(c *trial) {
 	c.counts(job, 1, 0)
 	c.nothing(b)
 	c.delete(b, job)
+}
+
+func sameID(c *trial) {
+	b := c.open()
+	job := newJob("twin")
+	job.ID = linda.NewID()
+	c.must(b.Push(job, c.queue), "Push")
+	c.must(b.Push(job, c.queue), "Push")
+	for range 2 { // the second time they have failed alike
+		first, second := c.one(b), c.one(b)
+		equal(c, first.ID, job.ID, "id of the first")
+		equal(c, second.ID, job.ID, "id of the second")
+		c.must(b.ReleaseWithDelay(c.queue, first, 1), "ReleaseWithDelay of the first")
+		c.must(b.ReleaseWithDelay(c.queue, second, 1), "ReleaseWithDelay of the second")
+	}
+	c.delete(b, c.one(b), c.one(b))
+	c.nothing(b)
+}
+
+func sameBody(c *trial) {
+	b := c.open()
+	body := `{"linda":{"id":"` + linda.NewID() + `","n":0},"Payload":{"class":"twin","args":[]}}`
+	push := func() {
+		if err := c.harness.RawPush(c, c.queue, []byte(body)); err != nil {
+			c.Skip("the server cannot hold this body: ", err)
+		}
+	}
+	for range 2 {
+		push()
+		c.must(b.ReleaseWithDelay(c.queue, c.one(b), 2), "ReleaseWithDelay")
+	}
+	c.delete(b, c.one(b), c.one(b))
+	for range 3 { // all of them reserved, the first two perhaps by one exchange
+		push()
+	}
+	jobs, err := c.next(b, c.queue, 2, c.long, time.Now().Add(c.patience()))
+	c.must(err, "reserving two")
+	for len(jobs) < 3 {
+		jobs = append(jobs, c.one(b))
+	}
+	c.delete(b, jobs...)
+	c.nothing(b)
 }
 
 func migrate(c *trial) {

@@ -105,7 +105,7 @@ type testCase struct {
 var themes = [][]testCase{
 	transitionCases, fetchCases, fencingCases, touchCases, payloadCases, pushCases, badBodyCases, delayCases,
 	nameCases, concurrencyCases, contextCases, closeCases, batchCases, attemptCases, inspectCases, findCases, deadCases,
-	uniqueCases, scheduleCases, limitCases,
+	uniqueCases, scheduleCases, queuesCases, pauseCases, limitCases,
 }
 
 func (k testCase) run(t *testing.T, h Harness, p promises) {
@@ -134,14 +134,15 @@ func (k testCase) run(t *testing.T, h Harness, p promises) {
 // promises is what a broker says it can do.
 type promises struct {
 	linda.Guarantees
-	fetches, pushesBatches, settles, touches, inspects, unique, ticks, limits, raw bool
+	fetches, fetchesAny, pauses, pushesBatches, settles, touches, inspects, unique, ticks, limits, raw bool
 }
 
 func probe(t *testing.T, h Harness) promises {
 	b := h.Open(t)
 	defer b.Close()
 	p := promises{
-		fetches: has[linda.Fetcher](b), pushesBatches: has[linda.BatchPusher](b), settles: has[linda.Settler](b),
+		fetches: has[linda.Fetcher](b), fetchesAny: has[linda.MultiFetcher](b), pauses: has[linda.Pauser](b),
+		pushesBatches: has[linda.BatchPusher](b), settles: has[linda.Settler](b),
 		touches: has[linda.Toucher](b), inspects: has[linda.Inspector](b), unique: has[linda.Uniquer](b),
 		ticks: has[linda.Ticker](b), limits: has[linda.Limiter](b), raw: h.RawPush != nil,
 	}
@@ -169,6 +170,10 @@ func unless(ok bool, missing string) string {
 }
 
 func fetcher(p promises) string { return unless(p.fetches, "the broker is no linda.Fetcher") }
+func multiFetcher(p promises) string {
+	return unless(p.fetchesAny, "the broker is no linda.MultiFetcher")
+}
+func pauser(p promises) string { return unless(p.pauses, "the broker is no linda.Pauser") }
 func batchPusher(p promises) string {
 	return unless(p.pushesBatches, "the broker is no linda.BatchPusher")
 }

@@ -16,6 +16,18 @@ local now = clock[1] + clock[2] / 1000000
 local count, missed, heads, i = 0, {}, {}, 1
 local held
 
+-- Adds a body to a sorted set, which holds each only once: one that is there
+-- already gets a token. Two jobs may have the same id, if the program chose it.
+local function add(key, score, body)
+  local token = 0
+  while redis.call('ZADD', key, 'NX', score, body) == 0 do
+    local _, count = string.find(body, '"n":%d+')
+    local _, stale = string.find(body, '^,"r":"[^"\\]*"', count + 1)
+    token = token + 1
+    body = string.sub(body, 1, count) .. ',"r":"' .. token .. '"' .. string.sub(body, (stale or count) + 1)
+  end
+end
+
 while i <= #ARGV do
   local op, member = ARGV[i], ARGV[i + 1]
   if op == 'u' then
@@ -33,11 +45,11 @@ while i <= #ARGV do
     elseif op == 'f' then
       heads[#heads + 1] = ARGV[i + 2]
     elseif op == 'b' then
-      redis.call('ZADD', KEYS[4], string.format('%.6f', now), ARGV[i + 2])
+      add(KEYS[4], string.format('%.6f', now), ARGV[i + 2])
     elseif op == 'r' and tonumber(ARGV[i + 3]) <= 0 then
       redis.call('RPUSH', KEYS[1], ARGV[i + 2])
     elseif op == 'r' then
-      redis.call('ZADD', KEYS[3], string.format('%.6f', now + ARGV[i + 3] / 1000), ARGV[i + 2])
+      add(KEYS[3], string.format('%.6f', now + ARGV[i + 3] / 1000), ARGV[i + 2])
     end
     i = i + ({d = 2, r = 4, f = 3, b = 3})[op]
   end

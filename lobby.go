@@ -22,14 +22,15 @@ const (
 	scanMost = 100
 )
 
-// gate is between the poller and the workers: it lets a job pass when its
+// lobby is between the poller and the workers: it lets a job pass when its
 // limits have slots for it. Where they have none it keeps a few jobs, so that
 // there is one at hand when a slot is free, and puts the others back.
 //
-// admit, start, room, watch and unpark are the poller's.
-type gate struct {
+// admit, start, full, room, watch and unpark are the poller's.
+type lobby struct {
 	*run
 	limits []*limited
+	outage outage // of the limits
 	nonce  string // starts the names of holders
 	taken  uint64 // numbers them
 	scan   bool   // the last jobs were all put back
@@ -48,7 +49,7 @@ type limited struct {
 	parked []*delivery   // wait for a slot; the poller's own
 	fails  pause         // the poller's own
 
-	pace              // guarded by gate.mu, as all below
+	pace              // guarded by lobby.mu, as all below
 	waiting int       // the number of parked
 	again   time.Time // until then the limit is full, as far as is known
 	spare   []*slot   // of jobs that are done, for those that are parked
@@ -61,15 +62,17 @@ type slot struct {
 	holder string
 	taken  time.Time // when the broker gave it
 	sure   bool      // it did
-	since  time.Time // guarded by gate.mu, as all below: when dl got it
+	since  time.Time // guarded by lobby.mu, as all below: when dl got it
 	until  time.Time // when it ends at the earliest
 	dl     *delivery // nil: it is spare
 }
 
-func newGate(r *run, limits []Limit) *gate {
-	g := &gate{run: r, nonce: rand.Text()[:16], wake: make(chan struct{}, 1), held: make(map[*slot]bool)}
+func newLobby(r *run, limits []Limit) *lobby {
+	b := &lobby{run: r, nonce: rand.Text()[:16], wake: make(chan struct{}, 1), held: make(map[*slot]bool)}
+	b.outage = outage{log: r.settings.Logger, queue: r.queues()}
+	queues := queuesOf(r.lanes)
 	for _, l := range limits {
-		if l.Queue != "" && l.Queue != r.settings.Queue {
+		if l.Queue != "" && !slices.Contains(queues, l.Queue) {
 			continue
 		}
 		hold := l.Per
@@ -78,26 +81,32 @@ func newGate(r *run, limits []Limit) *gate {
 				hold = slotHold
 			}
 		}
-		g.limits = append(g.limits, &limited{
+		b.limits = append(b.limits, &limited{
 			key: l.name(), hold: hold, fails: retryPause,
 			pace: pace{Limit: l, workers: r.settings.Concurrency},
 		})
 	}
-	return g
+	return b
 }
 
-// room returns how many jobs to fetch instead of room: none while jobs of a
-// limited queue wait here, since all others would have to wait as well.
-func (g *gate) room(room int) int {
-	scan := g.scan && !g.trials.on
-	for _, l := range g.limits {
-		if l.Queue == "" {
-			continue
+// full reports whether jobs of a limited queue wait here: all others of that
+// queue would have to wait as well.
+func (b *lobby) full(queue string) bool {
+	return slices.ContainsFunc(b.limits, func(l *limited) bool { return l.Queue == queue && len(l.parked) > 0 })
+}
+
+// room returns how many jobs to fetch from lanes instead of room: of a limited
+// queue no more than may wait here, where it is the first, since what the others
+// bring is not known.
+func (b *lobby) room(lanes []*lane, room int) int {
+	scan := b.scan && !b.trials.on
+	for _, l := range b.limits {
+		if l.Queue == lanes[0].queue {
+			room = min(room, b.stock(l))
 		}
-		if len(l.parked) > 0 {
-			return 0
+		if slices.ContainsFunc(lanes, func(other *lane) bool { return other.queue == l.Queue }) {
+			scan = false
 		}
-		room, scan = min(room, l.most()), false
 	}
 	if scan {
 		return max(room, scanMost)
@@ -105,67 +114,73 @@ func (g *gate) room(room int) int {
 	return room
 }
 
+// stock is how many jobs of a limit may wait here.
+func (b *lobby) stock(l *limited) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return l.stock(time.Now())
+}
+
 // admit returns those of a batch that can start, up to room. The others wait
-// here, or go back.
-func (g *gate) admit(batch []*delivery, room int) []*delivery {
-	if len(g.limits) == 0 || len(batch) == 0 {
+// here, or go back: to the head of a limited queue that is not fetched from
+// while some wait, else for a while.
+func (b *lobby) admit(batch []*delivery, room int) []*delivery {
+	if len(b.limits) == 0 || len(batch) == 0 {
 		return batch
 	}
-	g.acquire(batch)
-	var started []*delivery
+	b.acquire(batch)
+	var started, extra []*delivery
 	back := make(map[*limited][]*delivery)
 	for _, dl := range batch {
 		switch l := dl.full; {
-		case l == nil:
+		case l == nil && len(started) < room:
 			started = append(started, dl)
-		case g.parks(l, dl):
-			g.park(l, dl)
-			g.load.free()
+		case l == nil: // of a scan
+			extra = append(extra, dl)
+		case b.parks(l, dl):
+			b.park(l, dl)
+			b.load.free()
+		case l.Queue != "" && len(l.parked) > 0 && !b.suspicious(dl):
+			extra = append(extra, dl)
 		default:
 			back[l] = append(back[l], dl)
 		}
 	}
-	g.scan = len(started) == 0 && len(back) > 0
+	b.scan = len(started) == 0 && len(back) > 0
 	for l, jobs := range back {
-		g.putBack(l, jobs)
+		b.putBack(l, jobs)
 	}
-	extra := started[min(room, len(started)):] // of a scan
 	for _, dl := range slices.Backward(extra) {
-		g.release(dl, 0)
+		b.release(dl, 0)
 	}
-	return started[:len(started)-len(extra)]
+	return started
 }
 
 // parks reports whether a job waits here for a slot. A suspect does not: when
 // it starts, nothing else is held.
-func (g *gate) parks(l *limited, dl *delivery) bool {
-	if g.trials.on || g.suspicious(dl) {
-		return false
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return l.Queue != "" || l.waiting < l.stock(time.Now())
+func (b *lobby) parks(l *limited, dl *delivery) bool {
+	return !b.trials.on && !b.suspicious(dl) && len(l.parked) < b.stock(l)
 }
 
 // park keeps a job that waits for a slot.
-func (g *gate) park(l *limited, dl *delivery) {
+func (b *lobby) park(l *limited, dl *delivery) {
 	l.parked = append(l.parked, dl)
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	l.waiting = len(l.parked)
 }
 
 // putBack releases jobs that find a limit full.
-func (g *gate) putBack(l *limited, jobs []*delivery) {
+func (b *lobby) putBack(l *limited, jobs []*delivery) {
 	now := time.Now()
 	for _, dl := range jobs {
-		g.mu.Lock()
+		b.mu.Lock()
 		delay := l.putBack(now)
-		g.mu.Unlock()
-		if g.backend.delayMax > 0 {
-			delay = min(delay, g.backend.delayMax)
+		b.mu.Unlock()
+		if b.backend.delayMax > 0 {
+			delay = min(delay, b.backend.delayMax)
 		}
-		g.pass(dl, result{
+		b.pass(dl, result{
 			settle: Settlement{Job: dl.job, Op: OpRelease, Delay: delay, Unstarted: true},
 			event:  Event{Kind: EventLimited, Attempt: dl.job.Attempt(), Delay: delay},
 		})
@@ -174,17 +189,17 @@ func (g *gate) putBack(l *limited, jobs []*delivery) {
 
 // start hands jobs that waited here to the workers, up to room, and returns how
 // many.
-func (g *gate) start(room int) (started int) {
-	g.mu.Lock()
-	g.news = false
-	g.mu.Unlock()
-	for _, l := range g.limits {
+func (b *lobby) start(room int) (started int) {
+	b.mu.Lock()
+	b.news = false
+	b.mu.Unlock()
+	for _, l := range b.limits {
 		n := min(room-started, len(l.parked))
-		if n == 0 || !g.open(l) {
+		if n == 0 || !b.open(l) {
 			continue
 		}
 		batch, rest := slices.Clone(l.parked[:n]), l.parked[n:]
-		g.acquire(batch)
+		b.acquire(batch)
 		var pass, stay []*delivery
 		for _, dl := range batch {
 			switch {
@@ -193,61 +208,61 @@ func (g *gate) start(room int) (started int) {
 			case dl.full == l:
 				stay = append(stay, dl)
 			default:
-				g.park(dl.full, dl)
+				b.park(dl.full, dl)
 			}
 		}
-		g.setParked(l, append(stay, rest...))
-		g.handOver(pass)
-		g.hand(pass)
+		b.setParked(l, append(stay, rest...))
+		b.handOver(pass)
+		b.hand(pass)
 		started += len(pass)
 	}
 	return started
 }
 
-func (g *gate) setParked(l *limited, parked []*delivery) {
+func (b *lobby) setParked(l *limited, parked []*delivery) {
 	l.parked = parked
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	l.waiting = len(parked)
 	if l.waiting == 0 {
-		g.giveBack(l.spare...)
+		b.giveBack(l.spare...)
 		l.spare = nil
 	}
 }
 
 // handOver counts jobs that waited here as held for the workers.
-func (g *gate) handOver(jobs []*delivery) {
+func (b *lobby) handOver(jobs []*delivery) {
 	now := time.Now()
 	for _, dl := range jobs {
 		dl.handed = now
 	}
-	g.load.hand(len(jobs), now)
+	b.load.hand(len(jobs), now)
 }
 
 // open reports whether a limit may have a free slot.
-func (g *gate) open(l *limited) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+func (b *lobby) open(l *limited) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	return len(l.spare) > 0 || !time.Now().Before(l.again)
 }
 
 // unpark returns the jobs that wait here, for the caller to release.
-func (g *gate) unpark() (jobs []*delivery) {
-	for _, l := range g.limits {
+func (b *lobby) unpark() (jobs []*delivery) {
+	for _, l := range b.limits {
 		jobs = append(jobs, l.parked...)
-		g.setParked(l, nil)
+		b.setParked(l, nil)
 	}
-	g.handOver(jobs)
+	b.handOver(jobs)
 	return jobs
 }
 
 // watch returns a context for the poller's wait. It ends when a job that waits
 // here may start.
-func (g *gate) watch(ctx context.Context) (context.Context, context.CancelFunc) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+func (b *lobby) watch(ctx context.Context) (context.Context, context.CancelFunc) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	var until time.Time
-	for _, l := range g.limits {
+	for _, l := range b.limits {
 		if l.waiting > 0 && (until.IsZero() || l.again.Before(until)) {
 			until = l.again
 		}
@@ -256,47 +271,47 @@ func (g *gate) watch(ctx context.Context) (context.Context, context.CancelFunc) 
 		return ctx, func() {}
 	}
 	ctx, cancel := context.WithDeadline(ctx, until)
-	if g.interrupt = cancel; g.news {
+	if b.interrupt = cancel; b.news {
 		cancel()
 	}
 	return ctx, cancel
 }
 
 // tell ends the poller's wait. The caller holds mu.
-func (g *gate) tell() {
-	g.news = true
-	if g.interrupt != nil {
-		g.interrupt()
+func (b *lobby) tell() {
+	b.news = true
+	if b.interrupt != nil {
+		b.interrupt()
 	}
 }
 
 // acquire takes slots for jobs, of all their limits. A job that does not get
 // them all has none, and knows by full which limit it was.
-func (g *gate) acquire(batch []*delivery) {
+func (b *lobby) acquire(batch []*delivery) {
 	for _, dl := range batch {
 		dl.full = nil
 	}
-	for _, l := range g.limits {
+	for _, l := range b.limits {
 		var want []*delivery
 		for _, dl := range batch {
-			if dl.full == nil && l.covers(g.settings.Queue, dl.class) {
+			if dl.full == nil && l.covers(dl.lane.queue, dl.class) {
 				want = append(want, dl)
 			}
 		}
-		for _, dl := range g.ask(l, g.reuse(l, want)) {
+		for _, dl := range b.ask(l, b.reuse(l, want)) {
 			dl.full = l
-			g.mu.Lock()
-			g.giveBack(dl.slots...)
-			g.mu.Unlock()
+			b.mu.Lock()
+			b.giveBack(dl.slots...)
+			b.mu.Unlock()
 			dl.slots = nil
 		}
 	}
 }
 
 // reuse gives spare slots to jobs, and returns those that got none.
-func (g *gate) reuse(l *limited, want []*delivery) []*delivery {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+func (b *lobby) reuse(l *limited, want []*delivery) []*delivery {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	now := time.Now()
 	for len(want) > 0 && len(l.spare) > 0 {
 		s := l.spare[0]
@@ -310,32 +325,32 @@ func (g *gate) reuse(l *limited, want []*delivery) []*delivery {
 
 // ask asks the broker for slots, unless the limit is known to be full, and
 // returns the jobs that got none.
-func (g *gate) ask(l *limited, want []*delivery) []*delivery {
-	if len(want) == 0 || !g.open(l) {
+func (b *lobby) ask(l *limited, want []*delivery) []*delivery {
+	if len(want) == 0 || !b.open(l) {
 		return want
 	}
 	sent := time.Now()
 	holders, slots := make([]string, len(want)), make([]*slot, len(want))
 	for i, dl := range want {
-		g.taken++
-		holders[i] = g.nonce + "." + strconv.FormatUint(g.taken, 36)
+		b.taken++
+		holders[i] = b.nonce + "." + strconv.FormatUint(b.taken, 36)
 		slots[i] = &slot{of: l, holder: holders[i], taken: sent, since: sent, until: sent.Add(l.hold), dl: dl}
 	}
-	ctx, cancel := context.WithTimeout(g.polling, settleLimit)
+	ctx, cancel := context.WithTimeout(b.polling, settleLimit)
 	defer cancel()
-	n, free, err := g.backend.limiter.TakeSlots(ctx, l.key, l.most(), l.hold, holders)
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	n, free, err := b.backend.limiter.TakeSlots(ctx, l.key, l.most(), l.hold, holders)
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if err != nil {
 		l.again = time.Now().Add(l.fails.next())
-		g.giveBack(slots...) // some may have been taken
-		if g.polling.Err() == nil {
-			g.outage.begins(limiting, sent, err)
+		b.giveBack(slots...) // some may have been taken
+		if b.polling.Err() == nil {
+			b.outage.begins(limiting, sent, err)
 		}
 		return want
 	}
 	l.fails = retryPause
-	g.outage.ends(limiting)
+	b.outage.ends(limiting)
 	if n < len(want) {
 		l.again = time.Now().Add(l.wait(free))
 	}
@@ -344,7 +359,7 @@ func (g *gate) ask(l *limited, want []*delivery) []*delivery {
 		s.sure = true
 		want[i].slots = append(want[i].slots, s)
 		if l.Running > 0 {
-			g.held[s] = true
+			b.held[s] = true
 		}
 	}
 	return want[n:]
@@ -360,18 +375,18 @@ func (l *limited) wait(free time.Duration) time.Duration {
 }
 
 // done ends what a delivery holds, once it is settled.
-func (g *gate) done(res *result) {
+func (b *lobby) done(res *result) {
 	if len(res.dl.slots) == 0 {
 		return
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	now := time.Now()
 	for _, s := range res.dl.slots {
 		l, started := s.of, !res.settle.Unstarted
 		if l.Rate > 0 {
 			if !started {
-				g.giveBack(s)
+				b.giveBack(s)
 			}
 			continue
 		}
@@ -381,9 +396,9 @@ func (g *gate) done(res *result) {
 		if started && l.waiting > len(l.spare) && now.Sub(s.taken) < slotTurn && now.Before(s.ends()) {
 			s.dl = nil
 			l.spare = append(l.spare, s)
-			g.tell()
+			b.tell()
 		} else {
-			g.giveBack(s)
+			b.giveBack(s)
 		}
 	}
 }
@@ -392,14 +407,14 @@ func (g *gate) done(res *result) {
 func (s *slot) ends() time.Time { return s.until.Add(-s.of.hold / 10) }
 
 // giveBack has slots given back. The caller holds mu.
-func (g *gate) giveBack(slots ...*slot) {
+func (b *lobby) giveBack(slots ...*slot) {
 	for _, s := range slots {
-		delete(g.held, s)
+		delete(b.held, s)
 		s.of.freeing = append(s.of.freeing, s)
 	}
 	if len(slots) > 0 {
 		select {
-		case g.wake <- struct{}{}:
+		case b.wake <- struct{}{}:
 		default: // it is being told already
 		}
 	}

@@ -1,0 +1,206 @@
+package beanstalkd
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/amlun/linda"
+)
+
+// reservation is one delivery: this job, reserved by this connection, this time.
+type reservation struct {
+	conn    *conn
+	id      uint64
+	body    string
+	pri     uint64
+	ttr     time.Duration
+	native  int64 // deliveries that the server has counted for this body
+	job     *linda.Job
+	receipt *linda.Receipt
+
+	mu       sync.Mutex
+	surely   time.Time // guarded by mu: until then the server has not taken it back
+	touching bool      // guarded by mu: an answer to a touch is awaited
+	outcome  *outcome  // guarded by mu: of the last settlement
+}
+
+func (r *reservation) sure(until time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if until.After(r.surely) {
+		r.surely = until
+	}
+}
+
+// know reads what stats-job, sent at a time, tells about a reserved job.
+//
+// Each reservation that a settlement ended by release or bury is accounted for
+// in the body or is none that counts; what is left are deliveries.
+func (r *reservation) know(stats string, sent time.Time) {
+	r.pri = uint64(field(stats, "pri"))
+	r.ttr = time.Duration(field(stats, "ttr")) * time.Second
+	r.native = field(stats, "reserves") - field(stats, "releases") - field(stats, "buries")
+	r.sure(sent.Add(time.Duration(field(stats, "time-left")) * time.Second))
+}
+
+func (b *broker) Fetch(ctx context.Context, queue string, max int, lease time.Duration) ([]*linda.Job, error) {
+	jobs, err := b.FetchNow(ctx, queue, max, lease)
+	if err != nil || len(jobs) > 0 || max < 1 {
+		return jobs, err
+	}
+	o, err := b.tube(queue).await(ctx)
+	if err != nil {
+		return nil, b.reason(ctx, err)
+	}
+	jobs, err = b.drain(ctx, queue, o.conn, o.job, max, lease)
+	return jobs, b.reason(ctx, err)
+}
+
+// FetchNow is Fetch, but does not wait for jobs.
+func (b *broker) FetchNow(ctx context.Context, queue string, max int, lease time.Duration) ([]*linda.Job, error) {
+	if err := b.check(ctx, queue); err != nil || max < 1 {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	t := b.tube(queue)
+	c, err := t.take(ctx)
+	if err != nil {
+		return nil, b.reason(ctx, err)
+	}
+	defer t.leave(c)
+	jobs, err := b.drain(ctx, queue, c, nil, max, lease)
+	return jobs, b.reason(ctx, err)
+}
+
+const (
+	drainLeast = 4
+	drainMost  = 256
+)
+
+// drain reserves up to max jobs that are ready on a connection, first included,
+// and hands them out. Each exchange asks about the jobs of the one before.
+func (b *broker) drain(ctx context.Context, queue string, c *conn, first *reservation, max int, lease time.Duration) ([]*linda.Job, error) {
+	var known, fresh []*reservation
+	if first != nil {
+		fresh = append(fresh, first)
+	}
+	t := b.tube(queue)
+	size := t.guess()
+	for empty := false; !empty || len(fresh) > 0; size *= 4 {
+		ask := &commands{}
+		for _, r := range fresh {
+			ask.add("stats-job", r.id)
+		}
+		room := min(size, drainMost, max-len(known)-len(fresh))
+		if !empty {
+			ask.reserve(room)
+		}
+		if ask.n == 0 {
+			break
+		}
+		sent := time.Now()
+		answers, err := c.do(ctx, ask, func(late []reply) { b.giveBack(c, b.claim(c, late)) })
+		if err != nil {
+			b.giveBack(c, append(known, fresh...))
+			return nil, err
+		}
+		for i, r := range fresh {
+			if answers[i].word == "OK" { // else it is gone already
+				r.know(answers[i].data, sent)
+				known = append(known, r)
+			}
+		}
+		asked := len(answers) - len(fresh)
+		fresh = b.claim(c, answers[len(fresh):])
+		empty = empty || len(fresh) < asked || asked == 0
+	}
+	t.drained(len(known))
+	return b.handOut(ctx, queue, c, known, lease)
+}
+
+// claim returns the reservations among the answers.
+func (b *broker) claim(c *conn, answers []reply) []*reservation {
+	var got []*reservation
+	for _, answer := range answers {
+		if answer.word != "RESERVED" {
+			continue
+		}
+		if r := c.reserved(answer.id); r != nil {
+			r.body, r.pri = answer.data, b.config.pri
+			got = append(got, r)
+			// An earlier reservation of the job by this connection has
+			// ended, though its time had not come here.
+			b.keeper.Lose(func(old *reservation) bool { return old.conn == c && old.id == r.id })
+		}
+	}
+	return got
+}
+
+// giveBack releases jobs that nobody wants, to the head of the queue and without
+// a count, and does not wait.
+func (b *broker) giveBack(c *conn, rs []*reservation) {
+	cmd := &commands{}
+	for _, r := range rs {
+		c.forget(r)
+		cmd.add("release", r.id, r.pri, 0)
+	}
+	if cmd.n > 0 {
+		_, _ = c.send(cmd)
+	}
+}
+
+// handOut makes jobs of what was reserved.
+func (b *broker) handOut(ctx context.Context, queue string, c *conn, rs []*reservation, lease time.Duration) ([]*linda.Job, error) {
+	var until time.Time // none: the job is deleted at once
+	if lease > 0 {
+		until = time.Now().Add(lease)
+	} else {
+		var err error
+		if rs, err = b.deleteNow(ctx, c, rs); err != nil {
+			return nil, err
+		}
+	}
+	jobs := make([]*linda.Job, len(rs))
+	for i, r := range rs {
+		job, _ := linda.Decode(queue, r.body)
+		job.Redelivered(r.native)
+		job.Reserve(b, queue, r, until)
+		jobs[i] = job
+		if lease > 0 {
+			held := *job
+			r.job, r.body = &held, ""
+			r.receipt, _ = job.Receipt(b, queue)
+			b.keeper.Hold(r, r.receipt)
+		}
+	}
+	if lease > 0 && c.lost() { // before the keeper had them
+		b.keeper.Lose(func(r *reservation) bool { return r.conn == c })
+	}
+	return jobs, nil
+}
+
+// deleteNow deletes jobs before they are handed out, and returns those that this
+// has deleted.
+func (b *broker) deleteNow(ctx context.Context, c *conn, rs []*reservation) ([]*reservation, error) {
+	if len(rs) == 0 {
+		return nil, nil
+	}
+	cmd := &commands{}
+	for _, r := range rs {
+		c.forget(r)
+		cmd.add("delete", r.id)
+	}
+	answers, err := c.do(ctx, cmd, nil)
+	if err != nil {
+		return nil, err
+	}
+	var deleted []*reservation
+	for i, r := range rs {
+		if answers[i].word == "DELETED" {
+			deleted = append(deleted, r)
+		}
+	}
+	return deleted, nil
+}

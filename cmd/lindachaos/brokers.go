@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/amlun/linda/internal/brokerd"
+	"github.com/amlun/linda/internal/chaos"
+)
+
+// target is a broker under test, and what its promises cover.
+type target struct {
+	kind *brokerd.Kind // nil: the broker is in the process, and so are the workers
+	args []string      // of the server
+	url  string        // where kind is nil
+
+	bound    bool          // jobs of a connection that breaks come back at once
+	copies   bool          // a push of unknown outcome may make several jobs
+	inexact  bool          // not every delivery is counted
+	spared   []chaos.Fault // what it does not promise to survive
+	rerun    time.Duration // beyond the lease: how long after a kill jobs wait
+	special  func(ctx context.Context, url string) error
+	residue  func(ctx context.Context, url string) (string, error)
+	password string // that the server asks for; it is in no log
+}
+
+// targets are the brokers by name. A broker of another package is added by
+// importing it and a line here.
+var targets = map[string]target{
+	"memory": {
+		url: "memory://lindachaos",
+		spared: []chaos.Fault{
+			chaos.KillWorker, chaos.StopWorker, chaos.KillProducer, chaos.KillServer, chaos.StopServer,
+			chaos.Reset, chaos.Close, chaos.BlackHole, chaos.Slow, chaos.Slices, chaos.Special,
+		},
+	},
+	"redis": {
+		kind: &brokerd.Redis,
+		// What is acknowledged is to survive the death of the server.
+		args:     []string{"--appendfsync", "always", "--requirepass", secret},
+		rerun:    time.Second,
+		special:  flushScripts,
+		residue:  redisResidue,
+		password: secret,
+	},
+}
+
+// secret is what no process may tell.
+const secret = "xq7PlantedSecretZ93k"
+
+// names lists the targets.
+func names() string { return strings.Join(slices.Sorted(maps.Keys(targets)), ", ") }
+
+func redisAt(url string) (*redis.Client, error) {
+	options, err := redis.ParseURL(url)
+	if err != nil {
+		return nil, err
+	}
+	return redis.NewClient(options), nil
+}
+
+// flushScripts makes a Redis forget all scripts.
+func flushScripts(ctx context.Context, url string) error {
+	c, err := redisAt(url)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	return c.ScriptFlush(ctx).Err()
+}
+
+// redisResidue names keys that are left.
+func redisResidue(ctx context.Context, url string) (string, error) {
+	c, err := redisAt(url)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = c.Close() }()
+	keys, _, err := c.Scan(ctx, 0, "*", 100).Result()
+	if err != nil || len(keys) == 0 {
+		return "", err
+	}
+	return fmt.Sprint("keys ", keys), nil
+}

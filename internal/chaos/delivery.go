@@ -1,0 +1,132 @@
+package chaos
+
+import "slices"
+
+// fetched judges a new reservation.
+func (c *Checker) fetched(e Event) {
+	j := c.job(e)
+	next := reservation{proc: e.Proc, attempt: e.Attempt, from: e.Value, until: e.Value + int64(c.rules.Lease), toldAt: e.At, open: true}
+	switch {
+	case j.push == 0:
+		c.fail(I2, e, "nobody pushed it")
+	case j.push == PushRefused:
+		c.fail(I2, e, "its push was refused")
+	case (j.done || j.dead) && !(e.Value < j.doneAt && e.Attempt < j.res.attempt):
+		if !c.copied(j) {
+			c.fail(I3, e, "it was over")
+		}
+	}
+	late := j.res.proc != 0 && e.Attempt < j.res.attempt && e.Value <= j.res.toldAt
+	if j.done || j.dead || late { // told of late, by a process that was stopped: others have followed
+		j.troubles++
+		c.old[next.of(e.Job)] = &next
+		return
+	}
+	c.unseen(j, e)
+	j.taken = false
+	if j.res.open {
+		j.troubles++
+		c.follow(j, c.cause(j, j.res, e), e)
+	}
+	j.res = next
+}
+
+// unseen judges deliveries that the broker has counted and of which no process
+// has told: their answers were lost, or their processes died.
+func (c *Checker) unseen(j *job, e Event) {
+	gap := int(e.Attempt) - 1 - int(j.res.attempt)
+	if j.taken {
+		gap++
+	}
+	if gap <= 0 || c.rules.Inexact {
+		return
+	}
+	j.troubles += uint16(gap)
+	j.res.unseen = true
+	if !c.faults.any(max(j.called, j.res.from), e.At) {
+		c.fail(I4, e, "it was delivered to nobody before, for no reason")
+	}
+}
+
+// follow makes the latest reservation of a job one of the past. Without a cause
+// the next one waits for it.
+func (c *Checker) follow(j *job, cause Cause, e Event) {
+	prev := j.res
+	if prev.startedAt != 0 {
+		j.again, j.debt = max(cause, Unexplained), nil
+	}
+	if j.again != 0 { // also if this one never started it
+		j.againFrom, _ = c.dead(prev.proc)
+		if prev.unseen {
+			j.againFrom = 0
+		}
+	}
+	if cause == 0 {
+		d := &debt{next: e}
+		c.owed[prev.proc] = append(c.owed[prev.proc], d)
+		if j.again == Unexplained {
+			j.debt = d
+		}
+	}
+	if cause == 0 || !c.over(prev) {
+		c.old[prev.of(e.Job)] = &prev
+	}
+}
+
+// over reports whether nothing more will be told of a reservation.
+func (c *Checker) over(r reservation) bool {
+	_, dead := c.dead(r.proc)
+	return dead
+}
+
+func (r *reservation) of(job uint32) holder {
+	return holder{job: job, proc: r.proc, attempt: r.attempt}
+}
+
+// copied reports whether the broker may hold the job twice.
+func (c *Checker) copied(j *job) bool { return c.rules.Copies && j.push == PushUnknown }
+
+// cause tells why a job is reserved anew though nobody has told the end of its
+// last reservation; 0 if there is no reason yet. One may come: a process tells
+// what it has done after it has done it.
+func (c *Checker) cause(j *job, prev reservation, e Event) Cause {
+	if _, dead := c.dead(prev.proc); dead {
+		return ByKill
+	}
+	ran := prev.until <= e.At+slack
+	switch {
+	case prev.unsure:
+		return ByUnknown
+	case ran && c.faults.stopped(prev.proc, prev.from, e.At):
+		return ByStop
+	case (ran || c.rules.Bound) && c.faults.outage(prev.from, e.At):
+		return ByOutage
+	case c.copied(j):
+		return ByUnknown
+	}
+	return 0
+}
+
+// explain gives the reason that a reservation waited for; 0: the job was
+// released, so that its run was no repetition.
+func (c *Checker) explain(d *debt, cause Cause) {
+	if d.ran && cause != 0 {
+		c.report.Again[cause]++
+	}
+	if j := &c.jobs[d.next.Job]; j.debt == d {
+		j.again, j.debt = cause, nil
+	}
+}
+
+// pay is told that a process has released a job, and reports whether this is
+// why somebody has it already: who releases a job tells after it has.
+func (c *Checker) pay(e Event, cause Cause) bool {
+	owed := c.owed[e.Proc]
+	i := slices.IndexFunc(owed, func(d *debt) bool { return d.next.Job == e.Job })
+	if i < 0 {
+		return false
+	}
+	c.explain(owed[i], cause)
+	c.owed[e.Proc] = slices.Delete(owed, i, i+1)
+	return true
+}
