@@ -24,6 +24,19 @@ func inLimitedRig(t *testing.T, change func(*Settings), limits []Limit, test fun
 	})
 }
 
+// running returns how many handlers run, and mostAtOnce how many ever did.
+func (r *rig) running() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.live
+}
+
+func (r *rig) mostAtOnce() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.most
+}
+
 func TestLimitsThatMakeNoSenseAreRefused(t *testing.T) {
 	t.Parallel()
 	inRig(t, nil, func(t *testing.T, r *rig) {
@@ -111,7 +124,7 @@ func TestNoMoreJobsOfAQueueRunThanItsLimitAndNoneIsPutBack(t *testing.T) {
 		r.push("d", 60)
 		r.start(4200 * time.Millisecond)
 		is(t, "done", r.count(EventDone), 120)
-		is(t, "most at once", r.most, 3)
+		is(t, "most at once", r.mostAtOnce(), 3)
 		is(t, "put back", r.count(EventLimited), 0)
 		r.end()
 	})
@@ -152,7 +165,7 @@ func TestAJobNeedsASlotOfEachOfItsLimits(t *testing.T) {
 		r.push("d", 30)
 		r.start(30 * time.Second)
 		is(t, "done", r.count(EventDone), 60)
-		between(t, "most at once", r.most, 1, 3)
+		between(t, "most at once", r.mostAtOnce(), 1, 3)
 		r.end()
 		for name := range r.b.store.limits {
 			if name != "rate:class:c" {
@@ -179,11 +192,11 @@ func TestALimitHoldsForAllProcessesAndADeadOneLosesItsSlots(t *testing.T) {
 		over := make(chan error, 1)
 		go func() { over <- second.Run(ctx) }()
 		r.start(9 * time.Second)
-		is(t, "most at once", r.most, 1)
+		is(t, "most at once", r.mostAtOnce(), 1)
 		r.after(2300 * time.Millisecond)
-		is(t, "run at once when the lease has ended", r.live, 3)
+		is(t, "run at once when the lease has ended", r.running(), 3)
 		r.after(60 * time.Second)
-		is(t, "most at once", r.most, 3)
+		is(t, "most at once", r.mostAtOnce(), 3)
 		cancel()
 		isError(t, "Run", <-over, nil)
 		r.end()
@@ -221,7 +234,7 @@ func TestHandlersThatOutlastALeaseKeepTheirSlots(t *testing.T) {
 		r.push("c", 6)
 		r.start(35 * time.Second)
 		is(t, "done", r.count(EventDone), 6)
-		is(t, "most at once", r.most, 2)
+		is(t, "most at once", r.mostAtOnce(), 2)
 		r.end()
 	})
 }
@@ -278,7 +291,7 @@ func TestSuspectsOfALimitedClassRunAloneAndInTheEnd(t *testing.T) {
 		r.after(2 * time.Second)
 		r.start(2 * time.Minute)
 		is(t, "done", r.count(EventDone), 12)
-		is(t, "most at once", r.most, 1)
+		is(t, "most at once", r.mostAtOnce(), 1)
 		r.end()
 	})
 }
