@@ -8,11 +8,11 @@ import (
 )
 
 var findCases = []testCase{
-	{name: "find", needs: needs(inspector, settler), check: find,
+	{name: "find", needs: needs(overseer, settler), check: find,
 		rule: "Find returns the job with an id in whatever state it is, without reserving it, and nil for any other id."},
-	{name: "find-among-many", needs: needs(inspector, batchPusher), check: findAmongMany,
+	{name: "find-among-many", needs: needs(overseer, batchPusher), check: findAmongMany,
 		rule: "Find and Remove reach the last of many jobs, and Remove leaves the others in their order."},
-	{name: "remove", needs: needs(inspector, settler), check: remove,
+	{name: "remove", needs: needs(overseer, settler), check: remove,
 		rule: "Remove deletes the one job with an id and reports whether it did; a reserved job it leaves to its worker."},
 	{name: "remove-frees-key", needs: needs(inspector, uniquer), check: removeFreesKey,
 		rule: "The unique key of a job that was removed is free."},

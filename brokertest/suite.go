@@ -27,6 +27,7 @@ package brokertest
 
 import (
 	"crypto/rand"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -180,8 +181,18 @@ func batchPusher(p promises) string {
 func settler(p promises) string   { return unless(p.settles, "the broker is no linda.Settler") }
 func toucher(p promises) string   { return unless(p.touches, "the broker is no linda.Toucher") }
 func inspector(p promises) string { return unless(p.inspects, "the broker is no linda.Inspector") }
-func uniquer(p promises) string   { return unless(p.unique, "the broker is no linda.Uniquer") }
-func rawPush(p promises) string   { return unless(p.raw, "the harness has no RawPush") }
+
+// overseer is an inspector to whom no job is hidden, in whatever state.
+func overseer(p promises) string {
+	for _, state := range []linda.State{linda.Ready, linda.Delayed, linda.Reserved, linda.Dead} {
+		if !slices.Contains(p.Stats, state) {
+			return "the broker does not promise to count jobs that are " + string(state)
+		}
+	}
+	return inspector(p)
+}
+func uniquer(p promises) string { return unless(p.unique, "the broker is no linda.Uniquer") }
+func rawPush(p promises) string { return unless(p.raw, "the harness has no RawPush") }
 func anyOptional(p promises) string {
 	return unless(p.fetches || p.pushesBatches || p.settles || p.touches || p.inspects || p.unique,
 		"the broker has only the nine methods")

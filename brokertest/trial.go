@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -292,11 +293,11 @@ func (c *trial) peek(b linda.Broker, state linda.State) []*linda.Job {
 	return jobs
 }
 
-// purge removes the jobs in a state. Without an Inspector they stay.
+// purge removes the jobs in a state. Without an Inspector that can they stay.
 func (c *trial) purge(b linda.Broker, state linda.State) {
 	c.Helper()
 	i, ok := linda.As[linda.Inspector](b)
-	if !ok {
+	if !ok || !slices.Contains(c.Stats, state) {
 		c.dirty = true
 		return
 	}

@@ -15,9 +15,10 @@ var ErrNotInstalled = errors.New("brokerd: not on PATH")
 
 // Kind describes one kind of broker server; its values, such as Redis, are declared in this package and never changed.
 type Kind struct {
-	name   string // as written in LINDA_TEST_REQUIRE and in folder names
-	binary string // looked up on PATH
-	ports  int    // how many it listens on
+	name   string   // as written in LINDA_TEST_REQUIRE and in folder names
+	binary string   // looked up on PATH
+	places []string // where else it may be
+	ports  int      // how many it listens on
 
 	// command builds a fresh command, in the foreground and logging to stdout. It runs before every start of the
 	// server, a restart too, so what it writes into the folder must not destroy the data there.
@@ -62,9 +63,9 @@ const portTries = 5
 // Start returns a server that is ready for clients, or an error that holds the end of its log; the caller closes it.
 // The context bounds the start only, for which there is also a limit of a minute: the server outlives it.
 func Start(ctx context.Context, kind Kind, opts ...Option) (*Server, error) {
-	binary, err := exec.LookPath(kind.binary)
+	binary, err := kind.find()
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s", ErrNotInstalled, kind.binary)
+		return nil, err
 	}
 	o := options{ports: freePorts}
 	for _, opt := range opts {
@@ -76,6 +77,16 @@ func Start(ctx context.Context, kind Kind, opts ...Option) (*Server, error) {
 			return s, err
 		}
 	}
+}
+
+// find returns the path of the kind's program.
+func (k Kind) find() (string, error) {
+	for _, name := range append([]string{k.binary}, k.places...) {
+		if path, err := exec.LookPath(name); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("%w: %s", ErrNotInstalled, k.binary)
 }
 
 // launch makes one attempt, with a new folder and new ports, and leaves nothing behind when it does not succeed.

@@ -1,0 +1,46 @@
+package rabbitmq
+
+import "slices"
+
+// tags knows which deliveries of a channel are settled, so that many can be
+// acknowledged at once. The server numbers the deliveries of a channel from 1.
+// The zero value is ready to use.
+type tags struct {
+	all   uint64              // every delivery up to this one is settled
+	above map[uint64]struct{} // those above it that are
+}
+
+// settle records that deliveries are settled, and returns how to acknowledge
+// those of them that are to be: one acknowledgement for all up to a number,
+// which is 0 where there is none, and one for each of the others. Nothing else
+// may be settled before they are sent.
+func (t *tags) settle(acknowledge []uint64) (upTo uint64, single []uint64) {
+	t.note(acknowledge...)
+	slices.Sort(acknowledge)
+	n, _ := slices.BinarySearch(acknowledge, t.all+1)
+	if n < 2 {
+		return 0, acknowledge
+	}
+	return acknowledge[n-1], acknowledge[n:]
+}
+
+// note records that deliveries are settled otherwise.
+func (t *tags) note(settled ...uint64) {
+	if t.above == nil {
+		t.above = make(map[uint64]struct{})
+	}
+	for _, tag := range settled {
+		if tag != t.all+1 {
+			t.above[tag] = struct{}{}
+			continue
+		}
+		t.all = tag
+		for len(t.above) > 0 {
+			if _, next := t.above[t.all+1]; !next {
+				break
+			}
+			t.all++
+			delete(t.above, t.all)
+		}
+	}
+}
