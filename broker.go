@@ -14,8 +14,8 @@ import (
 // Broker is what a queue service must offer so that linda can run on it. The
 // nine methods are enough; a broker that can do more says so by implementing
 // [Fetcher], [MultiFetcher], [BatchPusher], [Settler], [Toucher], [Inspector],
-// [Uniquer], [Ticker], [Pauser] or [Guarantor], and linda emulates what is
-// missing.
+// [Uniquer], [Ticker], [Limiter], [Pauser] or [Guarantor], and linda emulates
+// what is missing.
 //
 // Times are whole seconds; a negative delay means no delay. A broker is safe
 // for concurrent use. None of the methods takes a context, so each returns
@@ -179,6 +179,27 @@ type Tick struct {
 type Ticked struct {
 	Pushed bool      // this call added the job
 	Last   time.Time // the schedule's last tick, as it is remembered now; zero if it is not known
+}
+
+// Limiter is a [Broker] that counts slots, for all processes together. Without
+// it [Dispatcher.Limit] gives an error that wraps [errors.ErrUnsupported].
+//
+// A limit is any text of 1 to 300 bytes; a holder is any text that its owner
+// alone uses. A slot is free again when it is given back, or when its time ends
+// on the broker's clock, whatever has become of its owner.
+type Limiter interface {
+	// TakeSlots takes slots of a limit, one for each holder, in their order, as
+	// long as fewer than most are taken, each for hold from now. It returns how
+	// many holders have theirs: the first so many. A holder that has one already
+	// keeps it, for hold from now, so to ask again after an error is safe. Where
+	// not all have one, free tells in how long the first of those that are taken
+	// ends by itself.
+	TakeSlots(ctx context.Context, limit string, most int, hold time.Duration, holders []string) (taken int, free time.Duration, err error)
+	// RenewSlots makes the slots of holders end hold from now. The error is a
+	// [*BatchError] with ErrNotReserved for those that have none any more.
+	RenewSlots(ctx context.Context, limit string, hold time.Duration, holders []string) error
+	// FreeSlots gives slots back. Holders that have none count for nothing.
+	FreeSlots(ctx context.Context, limit string, holders []string) error
 }
 
 // Guarantor is a [Broker] that tells what it promises.

@@ -3,11 +3,13 @@ package linda_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,6 +29,7 @@ type whole interface {
 	linda.Inspector
 	linda.Uniquer
 	linda.Ticker
+	linda.Limiter
 	linda.Guarantor
 }
 
@@ -57,6 +60,11 @@ var mutants = []struct {
 	{"keys-for-ever", "unique-ttl", func(b whole) linda.Broker { return keysForEver{b} }},
 	{"ticks-again", "tick", func(b whole) linda.Broker { return ticksAgain{b} }},
 	{"ticks-early", "tick-early", func(b whole) linda.Broker { return ticksEarly{b} }},
+	{"slot-too-many", "slots", func(b whole) linda.Broker { return slotTooMany{b} }},
+	{"slots-for-ever", "slots-end", func(b whole) linda.Broker { return slotsForEver{b} }},
+	{"renews-what-is-lost", "slots-renewed", func(b whole) linda.Broker { return renewsWhatIsLost{b} }},
+	{"forgets-holders", "slots-again", func(b whole) linda.Broker { return &forgetsHolders{whole: b} }},
+	{"slots-in-windows", "slots-rate", func(b whole) linda.Broker { return slotsInWindows{b} }},
 	{"ignores-the-order", "fetch-any-order", func(b whole) linda.Broker { return ignoresTheOrder{b} }},
 	{"forgets-pauses", "pause", func(b whole) linda.Broker { return forgetsPauses{b} }},
 	{"never-closes", "closed", func(b whole) linda.Broker { return neverCloses{b} }},
@@ -387,6 +395,50 @@ func (b ticksEarly) Tick(ctx context.Context, queue string, ticks []linda.Tick) 
 		earlier[i] = t
 	}
 	return b.whole.Tick(ctx, queue, earlier)
+}
+
+// slotTooMany counts one slot too few.
+type slotTooMany struct{ whole }
+
+func (b slotTooMany) TakeSlots(ctx context.Context, limit string, most int, hold time.Duration, holders []string) (int, time.Duration, error) {
+	return b.whole.TakeSlots(ctx, limit, most+1, hold, holders)
+}
+
+// slotsForEver leaves slots with those who took them.
+type slotsForEver struct{ whole }
+
+func (b slotsForEver) TakeSlots(ctx context.Context, limit string, most int, _ time.Duration, holders []string) (int, time.Duration, error) {
+	return b.whole.TakeSlots(ctx, limit, most, time.Hour, holders)
+}
+
+// renewsWhatIsLost takes a slot again for whoever has lost it.
+type renewsWhatIsLost struct{ whole }
+
+func (b renewsWhatIsLost) RenewSlots(ctx context.Context, limit string, hold time.Duration, holders []string) error {
+	_, _, err := b.whole.TakeSlots(ctx, limit, 1<<30, hold, holders)
+	return err
+}
+
+// forgetsHolders counts a holder that asks again twice.
+type forgetsHolders struct {
+	whole
+	n atomic.Int64
+}
+
+func (b *forgetsHolders) TakeSlots(ctx context.Context, limit string, most int, hold time.Duration, holders []string) (int, time.Duration, error) {
+	renamed := make([]string, len(holders))
+	for i, holder := range holders {
+		renamed[i] = fmt.Sprint(holder, b.n.Add(1))
+	}
+	return b.whole.TakeSlots(ctx, limit, most, hold, renamed)
+}
+
+// slotsInWindows has slots end with a window of the clock.
+type slotsInWindows struct{ whole }
+
+func (b slotsInWindows) TakeSlots(ctx context.Context, limit string, most int, hold time.Duration, holders []string) (int, time.Duration, error) {
+	left := time.Until(time.Now().Truncate(hold).Add(hold))
+	return b.whole.TakeSlots(ctx, limit, most, left/2+1, holders)
 }
 
 // ignoresTheOrder serves queues by their names.

@@ -22,6 +22,7 @@ type Dispatcher struct {
 	handlers   map[string]Handler // by class
 	middleware []Middleware
 	schedules  []*schedule
+	limits     []Limit
 	gate       gate
 	stop       context.CancelFunc // of the Run under way, nil if none is
 	stopped    chan struct{}      // closed when that Run has returned
@@ -213,6 +214,9 @@ func (d *Dispatcher) start(ctx context.Context, stop context.CancelFunc) (*run, 
 	if len(d.schedules) > 0 && d.backend.ticker == nil {
 		return nil, nil, errNoTicker
 	}
+	if len(d.limits) > 0 && d.backend.limiter == nil {
+		return nil, nil, errNoLimiter
+	}
 	d.stop, d.stopped = stop, make(chan struct{})
 	handlers := maps.Clone(d.handlers)
 	for class, h := range handlers {
@@ -223,6 +227,7 @@ func (d *Dispatcher) start(ctx context.Context, stop context.CancelFunc) (*run, 
 	}
 	r := newRun(ctx, d.settings, *d.backend, &d.gate, handlers)
 	r.schedules = slices.Clone(d.schedules)
+	r.lobby = newLobby(r, d.limits)
 	return r, d.stopped, nil
 }
 

@@ -20,6 +20,7 @@ type backend struct {
 	toucher Toucher // nil: reservations cannot be prolonged
 	uniquer Uniquer // nil: keys are refused
 	ticker  Ticker  // nil: schedules are refused
+	limiter Limiter // nil: limits are refused
 
 	delayMax time.Duration // the longest delay it takes; 0: any, as far as is known
 }
@@ -43,6 +44,7 @@ func newBackend(b Broker, interval time.Duration) *backend {
 	be.toucher, _ = As[Toucher](b)
 	be.uniquer, _ = As[Uniquer](b)
 	be.ticker, _ = As[Ticker](b)
+	be.limiter, _ = As[Limiter](b)
 	if g, ok := As[Guarantor](b); ok {
 		be.delayMax = g.Guarantees().DelayMax
 	}

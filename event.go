@@ -16,6 +16,7 @@ const (
 	EventSnoozed  EventKind = "snoozed"  // it asked to run again after Delay
 	EventDead     EventKind = "dead"     // its attempts are used up, or no attempt can succeed
 	EventReleased EventKind = "released" // it was handed back, through no fault of its own
+	EventLimited  EventKind = "limited"  // it did not start and was put back for Delay, since a Limit is full
 	EventSettled  EventKind = "settled"  // the handler settled the job itself
 	EventLost     EventKind = "lost"     // the reservation ended before the job was settled: it runs again
 )
@@ -28,14 +29,14 @@ type Event struct {
 	Class, ID string
 	Attempt   int
 	Took      time.Duration // how long the handler ran
-	Delay     time.Duration // of EventRetried and EventSnoozed
+	Delay     time.Duration // of EventRetried, EventSnoozed and EventLimited
 	Err       error         // what the handler answered, or why it was not asked; may be nil
 }
 
 // level is how much an operator cares.
 func (e *Event) level() slog.Level {
 	switch e.Kind {
-	case EventDone, EventSettled, EventSnoozed:
+	case EventDone, EventSettled, EventSnoozed, EventLimited:
 		return slog.LevelDebug
 	case EventDead, EventLost:
 		return slog.LevelWarn

@@ -27,7 +27,8 @@ type fault struct {
 }
 
 // faulty is a memory broker whose calls go wrong as a test wants. Its ops are
-// fetch, push, settle, touch and tick, and release for the nine methods that settle.
+// fetch, push, settle, touch, tick, take, renew and free, and release for the nine
+// methods that settle.
 type faulty struct {
 	*memoryBroker
 	over chan struct{} // closed when deaf calls may return
@@ -406,4 +407,29 @@ func (b *nineBroker) len(queue string) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.ready[queue])
+}
+
+func (b *faulty) TakeSlots(ctx context.Context, limit string, most int, hold time.Duration, holders []string) (int, time.Duration, error) {
+	late, err := b.meet(ctx, "take")
+	if err != nil {
+		return 0, 0, err
+	}
+	n, free, err := b.memoryBroker.TakeSlots(ctx, limit, most, hold, holders)
+	return n, free, cmp.Or(err, late)
+}
+
+func (b *faulty) RenewSlots(ctx context.Context, limit string, hold time.Duration, holders []string) error {
+	late, err := b.meet(ctx, "renew")
+	if err != nil {
+		return err
+	}
+	return cmp.Or(b.memoryBroker.RenewSlots(ctx, limit, hold, holders), late)
+}
+
+func (b *faulty) FreeSlots(ctx context.Context, limit string, holders []string) error {
+	late, err := b.meet(ctx, "free")
+	if err != nil {
+		return err
+	}
+	return cmp.Or(b.memoryBroker.FreeSlots(ctx, limit, holders), late)
 }

@@ -51,14 +51,14 @@ func queuesOf(lanes []*lane) []string {
 func (r *run) queues() string { return strings.Join(queuesOf(r.lanes), ",") }
 
 // turn returns the lanes to fetch from now, the first one first: those that are
-// neither paused nor at rest, as Settings list them where the order is strict.
+// neither paused nor at rest nor full, as Settings list them where the order is strict.
 // Else it is drawn by lot, in which a weight of 3 wins against one of 1 three
 // times out of four. So each comes first now and then, and none starves. Queues
 // with suspects on trial come before the others.
 func (r *run) turn() []*lane {
 	now := time.Now()
 	lanes := slices.DeleteFunc(slices.Clone(r.lanes), func(l *lane) bool {
-		return l.rest.After(now) || r.gate.shut(l.queue)
+		return l.rest.After(now) || r.gate.shut(l.queue) || r.lobby.full(l.queue)
 	})
 	if len(lanes) > 1 && !r.settings.Strict {
 		for _, l := range lanes {
@@ -75,7 +75,11 @@ func (r *run) turn() []*lane {
 }
 
 // awaitTurn waits until there may be a lane to fetch from, holdFor at most.
-func (r *run) awaitTurn() { _ = sleep(r.gate.until(r.polling), r.rested(holdFor)) }
+func (r *run) awaitTurn() {
+	ctx, stop := r.lobby.watch(r.gate.until(r.polling))
+	defer stop()
+	_ = sleep(ctx, r.rested(holdFor))
+}
 
 // rested returns the time until the next lane has rested, most at most.
 func (r *run) rested(most time.Duration) time.Duration {
@@ -94,9 +98,9 @@ func (r *run) resting() bool {
 }
 
 // fetch asks the broker for jobs of some lanes. It ends early where a lane that
-// is at rest now will have its turn again. While jobs wait here it does not ask
-// for long, since they may have to be handed back; nor after a failure, since
-// an empty queue is also an answer.
+// is at rest now will have its turn again, or a job that waits for a slot may
+// start. While jobs wait here it does not ask for long, since they may have to
+// be handed back; nor after a failure, since an empty queue is also an answer.
 func (r *run) fetch(lanes []*lane, room int) []*Job {
 	ctx, cancel := r.gate.until(r.polling), func() {}
 	failed := func(l *lane) bool { return l.outage.has(fetching) }
@@ -104,6 +108,9 @@ func (r *run) fetch(lanes []*lane, room int) []*Job {
 		ctx, cancel = context.WithTimeout(ctx, r.rested(holdFor))
 	}
 	defer cancel()
+	ctx, stop := r.lobby.watch(ctx)
+	defer stop()
+	room = r.lobby.room(lanes, room)
 	var jobs []*Job
 	var err error
 	sent := time.Now()

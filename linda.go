@@ -77,6 +77,10 @@ func Schedule(name, spec string, job *Job, options ...ScheduleOption) error {
 	return std.Schedule(name, spec, job, options...)
 }
 
+// SetLimit bounds how many jobs of a class or queue run, or start in a period,
+// over all processes: see [Dispatcher.Limit].
+func SetLimit(l Limit) error { return std.Limit(l) }
+
 // SetSettings sets the settings that the next Init, or Run, goes by.
 func SetSettings(s Settings) {
 	std.mu.Lock()

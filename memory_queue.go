@@ -18,10 +18,11 @@ type memoryStore struct {
 
 	mu     sync.Mutex
 	queues map[string]*memoryQueue // guarded by mu, with all they hold
+	limits map[string]memoryLimit  // guarded by mu
 }
 
 func newMemoryStore(name string) *memoryStore {
-	return &memoryStore{name: name, queues: make(map[string]*memoryQueue)}
+	return &memoryStore{name: name, queues: make(map[string]*memoryQueue), limits: make(map[string]memoryLimit)}
 }
 
 // queue returns a queue, with everything that is due moved to READY. The caller

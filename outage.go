@@ -22,6 +22,7 @@ const (
 	settlingJobs
 	touching
 	ticking
+	limiting
 )
 
 func (o *outage) has(call int32) bool { return o.down.Load()&call != 0 }

@@ -12,12 +12,15 @@ func (r *run) poll() {
 	var late []*delivery // fetched after the stop had begun
 	defer func() {
 		close(r.jobs)
-		r.handBack(late)
+		r.handBack(append(r.lobby.unpark(), late...))
 	}()
 	for {
 		room, ok := r.awaitRoom()
 		if !ok {
 			return
+		}
+		if r.lobby.start(room) > 0 {
+			continue
 		}
 		lanes := r.turn()
 		if len(lanes) == 0 {
@@ -30,7 +33,7 @@ func (r *run) poll() {
 			return
 		}
 		if r.isolate(batch) {
-			r.hand(batch)
+			r.hand(r.lobby.admit(batch, room))
 		}
 	}
 }
@@ -97,6 +100,9 @@ func (r *run) awaitRoom() (room int, ok bool) {
 		select {
 		case <-r.load.freed:
 		case <-look.C:
+			for _, dl := range slices.Backward(r.lobby.unpark()) {
+				r.release(dl, 0)
+			}
 		case <-r.polling.Done():
 		}
 		look.Stop()

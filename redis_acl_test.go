@@ -90,6 +90,7 @@ func useAll(t *testing.T, url, queue string) error {
 		linda.Toucher
 		linda.Inspector
 		linda.BatchPusher
+		linda.Limiter
 		linda.Pauser
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -147,7 +148,15 @@ func useAll(t *testing.T, url, queue string) error {
 		}
 		return b.Settle(ctx, queue, []linda.Settlement{{Job: j}})
 	}
+	slots := func() error {
+		_, _, err := b.TakeSlots(ctx, queue, 1, time.Minute, []string{"holder"})
+		if err == nil {
+			err = b.RenewSlots(ctx, queue, time.Minute, []string{"holder"})
+		}
+		return err
+	}
 	for _, step := range []func() error{
+		slots,
 		push("", 0), purge(linda.Ready), remove, waits,
 		push("", 0), peek(linda.Ready), settle(linda.Settlement{Op: linda.OpRelease, Unstarted: true}),
 		settle(linda.Settlement{Op: linda.OpRelease}), settle(linda.Settlement{Op: linda.OpBury}), peek(linda.Dead),

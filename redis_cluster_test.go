@@ -38,6 +38,10 @@ func TestRedisCluster(t *testing.T) {
 			t.Parallel()
 			listsTheQueuesOfEveryMaster(t, g.URL)
 		})
+		t.Run("serves several queues and limits across them", func(t *testing.T) {
+			t.Parallel()
+			servesQueuesOfEveryMaster(t, g.URL)
+		})
 	})
 	t.Run("outlives a move of its slot", func(t *testing.T) { outlivesAMoveOfItsSlot(t, g.URL, c) })
 	t.Run("outlives the death of a master", func(t *testing.T) {
@@ -99,6 +103,65 @@ func listsTheQueuesOfEveryMaster(t *testing.T, url string) {
 	queues, err := in.Queues(t.Context())
 	require.NoError(t, err)
 	assert.Subset(t, queues, want)
+}
+
+// servesQueuesOfEveryMaster runs jobs of many queues in one Dispatcher, no more
+// than three at once of a class and one of a queue.
+func servesQueuesOfEveryMaster(t *testing.T, url string) {
+	const queues, each, ofClass = 6, 20, 3
+	s := linda.Settings{Connection: url, Concurrency: 8}
+	for i := range queues { // so many are not all on one
+		s.Queues = append(s.Queues, linda.Share{Queue: fmt.Sprint("served-", i)})
+	}
+	d, err := linda.New(s)
+	require.NoError(t, err)
+	defer d.Close()
+	first := s.Queues[0].Queue
+	require.NoError(t, d.Limit(linda.Limit{Class: "limited", Running: ofClass}))
+	require.NoError(t, d.Limit(linda.Limit{Queue: first, Running: 1}))
+	var mu sync.Mutex
+	ran, live, most := make(map[string]int), make(map[string]int), make(map[string]int)
+	handle := func(_ context.Context, job *linda.Job) error {
+		what := []string{job.Queue, job.Payload.Class}
+		mu.Lock()
+		ran[job.ID]++
+		for _, w := range what {
+			live[w]++
+			most[w] = max(most[w], live[w])
+		}
+		mu.Unlock()
+		time.Sleep(5 * time.Millisecond)
+		mu.Lock()
+		defer mu.Unlock()
+		for _, w := range what {
+			live[w]--
+		}
+		return nil
+	}
+	d.HandleFunc("limited", handle)
+	d.HandleFunc("free", handle)
+	var jobs []*linda.Job
+	for i := range queues * each {
+		class := []string{"limited", "free"}[i/queues%2]
+		jobs = append(jobs, &linda.Job{ID: linda.NewID(), Queue: s.Queues[i%queues].Queue, Payload: linda.Payload{Class: class}})
+	}
+	require.NoError(t, d.PushBatch(t.Context(), jobs[:len(jobs)/2]))
+	over := make(chan error, 1)
+	go func() { over <- d.Run(t.Context()) }()
+	require.NoError(t, d.PushBatch(t.Context(), jobs[len(jobs)/2:]))
+	require.Eventually(t, func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(ran) == len(jobs)
+	}, 30*time.Second, 10*time.Millisecond)
+	require.NoError(t, d.Close())
+	require.NoError(t, <-over)
+	for id, n := range ran {
+		assert.Equal(t, 1, n, "runs of %s", id)
+	}
+	assert.LessOrEqual(t, most["limited"], ofClass)
+	assert.Equal(t, 1, most[first])
+	assert.Greater(t, most["free"], 1)
 }
 
 // outlivesAMoveOfItsSlot moves a queue from master to master, while jobs are

@@ -21,6 +21,7 @@ const (
 //
 //	poller --jobs--> workers --results--> settler of the job's queue
 //	                 keepers prolong what they hold
+//	lobby, before the jobs, keeps those whose limits are full
 //	producer pushes the jobs of schedules
 type run struct {
 	settings Settings
@@ -40,6 +41,7 @@ type run struct {
 	jobs    chan *delivery
 	gone    chan struct{} // closed when nobody reads results any more
 	load    *load
+	lobby   *lobby
 	trials  trials
 	workers sync.WaitGroup
 	running []atomic.Pointer[delivery] // what each worker's handler is at
@@ -63,6 +65,7 @@ func newRun(ctx context.Context, s Settings, b backend, g *gate, handlers map[st
 		running:  make([]atomic.Pointer[delivery], s.Concurrency),
 	}
 	r.working, r.endWork = context.WithCancelCause(context.WithoutCancel(ctx))
+	r.lobby = newLobby(r, nil)
 	r.load = newLoad(s.Concurrency, r.lease > 0)
 	return r
 }
@@ -76,6 +79,9 @@ func (r *run) run() error {
 	defer endCalls()
 	flush := make(chan struct{})
 	kept := r.each(func(l *lane) { l.keeper.run(calls) })
+	slotsKept := goes(func() { r.lobby.keep(calls) })
+	over := make(chan struct{})
+	slotsFreed := goes(func() { r.lobby.free(calls, over) })
 	settled := r.each(func(l *lane) { newSettler(r, l).loop(calls, flush) })
 	for i := range r.settings.Concurrency {
 		r.workers.Go(func() { r.work(i) })
@@ -92,18 +98,22 @@ func (r *run) run() error {
 		<-polled
 		r.workers.Wait()
 	})
-	over := time.Now().Add(r.settings.Grace)
-	if !await(worked, over) {
+	end := time.Now().Add(r.settings.Grace)
+	if !await(worked, end) {
 		r.endWork(ErrStopping)
-		await(worked, over.Add(lastWords))
+		await(worked, end.Add(lastWords))
 	}
 	close(flush)
-	await(settled, over.Add(lastCall))
+	await(settled, end.Add(lastCall))
 	close(r.gone)
+	close(over)
+	await(slotsFreed, time.Now().Add(lastCall-lastWords))
 	endCalls()
-	end := time.Now().Add(lastCall - lastWords)
+	end = time.Now().Add(lastCall - lastWords)
 	await(settled, end)
 	await(kept, end)
+	await(slotsKept, end)
+	await(slotsFreed, end)
 	await(produced, end)
 	return r.remains()
 }
@@ -171,6 +181,8 @@ type delivery struct {
 	id, class string    // of the job, which its handler may change
 	handed    time.Time // when the poller got it
 	done      atomic.Bool
+	slots     []*slot  // of its limits
+	full      *limited // the limit that it waits for; the lobby's own
 
 	mu     sync.Mutex
 	over   bool                    // guarded by mu: the reservation is lost

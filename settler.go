@@ -222,6 +222,7 @@ func (res *result) underWay() bool {
 // close ends a delivery and tells about it.
 func (s *settler) close(res *result, err error) {
 	res.dl.done.Store(true)
+	s.lobby.done(res)
 	if s.pending.Add(-1) == 0 && s.calming.Load() {
 		s.load.wake()
 	}

@@ -44,8 +44,8 @@ func (r *run) awaitTrial() (room int, ok bool) {
 // isolate takes a batch that was fetched, and reports whether to start it. A
 // suspect that came alone starts when it is calm. If there are several jobs and
 // suspects among them, none starts: all go back, the suspects first, to be
-// fetched one by one. Handlers that already run may still crash the process; there is
-// no telling them from the suspects if they do.
+// fetched one by one. Handlers that already run may still crash the process; there
+// is no telling them from the suspects if they do.
 func (r *run) isolate(batch []*delivery) (ok bool) {
 	suspects := slices.DeleteFunc(slices.Clone(batch), func(dl *delivery) bool { return !r.suspicious(dl) })
 	if r.trials.fetches > 0 {
@@ -56,10 +56,13 @@ func (r *run) isolate(batch []*delivery) (ok bool) {
 		}
 		return true
 	}
-	switch {
-	case len(suspects) == 0:
+	if len(suspects) == 0 {
 		return true
-	case len(batch) == 1: // the broker hands suspects out alone: other processes need not stop for this one
+	}
+	for _, dl := range slices.Backward(r.lobby.unpark()) {
+		r.release(dl, 0)
+	}
+	if len(batch) == 1 { // the broker hands suspects out alone: other processes need not stop for this one
 		r.trials = trials{on: true}
 		ok = r.awaitCalm(1)
 		if !ok {

@@ -106,7 +106,7 @@ type testCase struct {
 var themes = [][]testCase{
 	transitionCases, fetchCases, fencingCases, touchCases, payloadCases, pushCases, badBodyCases, delayCases,
 	nameCases, concurrencyCases, contextCases, closeCases, batchCases, attemptCases, inspectCases, findCases, deadCases,
-	uniqueCases, scheduleCases, queuesCases, pauseCases,
+	uniqueCases, scheduleCases, queuesCases, pauseCases, limitCases,
 }
 
 func (k testCase) run(t *testing.T, h Harness, p promises) {
@@ -135,7 +135,7 @@ func (k testCase) run(t *testing.T, h Harness, p promises) {
 // promises is what a broker says it can do.
 type promises struct {
 	linda.Guarantees
-	fetches, fetchesAny, pauses, pushesBatches, settles, touches, inspects, unique, ticks, raw bool
+	fetches, fetchesAny, pauses, pushesBatches, settles, touches, inspects, unique, ticks, limits, raw bool
 }
 
 func probe(t *testing.T, h Harness) promises {
@@ -145,7 +145,7 @@ func probe(t *testing.T, h Harness) promises {
 		fetches: has[linda.Fetcher](b), fetchesAny: has[linda.MultiFetcher](b), pauses: has[linda.Pauser](b),
 		pushesBatches: has[linda.BatchPusher](b), settles: has[linda.Settler](b),
 		touches: has[linda.Toucher](b), inspects: has[linda.Inspector](b), unique: has[linda.Uniquer](b),
-		ticks: has[linda.Ticker](b), raw: h.RawPush != nil,
+		ticks: has[linda.Ticker](b), limits: has[linda.Limiter](b), raw: h.RawPush != nil,
 	}
 	if g, ok := linda.As[linda.Guarantor](b); ok {
 		p.Guarantees = g.Guarantees()

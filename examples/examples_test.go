@@ -144,6 +144,7 @@ func TestCronScheduleAndTypedWorkUntilInterrupted(t *testing.T) {
 	for program, lines := range map[string][]string{
 		"cron":     {"every-2s, attempt 1", "every-2s, attempt 2"},
 		"schedule": {"beat of", "quick report of", "beat of"},
+		"limit":    {"resizing photo-", "call 1", "resizing photo-"},
 		"typed":    {"refused: it waits already", `sent "How is it going?" to ada@example.com`},
 	} {
 		t.Run(program, func(t *testing.T) {

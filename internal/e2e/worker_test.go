@@ -58,6 +58,7 @@ func work() error {
 	d, err := linda.New(linda.Settings{
 		Queue: "jobs", Connection: os.Getenv(workerEnv), Timeout: int64(number("LEASE")),
 		Concurrency: number("CONCURRENCY"), Grace: time.Duration(number("GRACE")) * time.Millisecond,
+		MaxCrashes: number("CRASHES"),
 	})
 	if err != nil {
 		return err
@@ -68,7 +69,7 @@ func work() error {
 		if err := job.Payload.Decode(&ms); err != nil {
 			return err
 		}
-		if _, err := fmt.Fprintf(history, "start %s %d\n", job.ID, os.Getpid()); err != nil {
+		if _, err := fmt.Fprintf(history, "start %s %d %d\n", job.ID, os.Getpid(), time.Now().UnixNano()); err != nil {
 			return err
 		}
 		if ms == killer {
@@ -79,11 +80,16 @@ func work() error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		_, err := fmt.Fprintf(history, "finish %s %d\n", job.ID, os.Getpid())
+		_, err := fmt.Fprintf(history, "finish %s %d %d\n", job.ID, os.Getpid(), time.Now().UnixNano())
 		return err
 	})
 	if err := schedule(d, number("SCHEDULES"), os.Getenv("LINDA_E2E_KEPT"), history); err != nil {
 		return err
+	}
+	if n := number("LIMIT"); n > 0 {
+		if err := d.Limit(linda.Limit{Class: "job", Running: n}); err != nil {
+			return err
+		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -95,6 +101,8 @@ type workers struct {
 	url, history                string
 	lease, concurrency, graceMS int
 	schedules                   int    // how many each has
+	crashes                     int    // that make a job dead; 0: as by default
+	limit                       int    // how many jobs may run in all of them; 0: any
 	kept                        string // the queue of their jobs, if it is another
 }
 
@@ -111,7 +119,8 @@ func (w *workers) start(t *testing.T) *exec.Cmd {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), workerEnv+"="+w.url, "LINDA_E2E_HISTORY="+w.history,
 		fmt.Sprint("LINDA_E2E_LEASE=", w.lease), fmt.Sprint("LINDA_E2E_CONCURRENCY=", w.concurrency),
-		fmt.Sprint("LINDA_E2E_GRACE=", w.graceMS), fmt.Sprint("LINDA_E2E_SCHEDULES=", w.schedules), "LINDA_E2E_KEPT="+w.kept)
+		fmt.Sprint("LINDA_E2E_GRACE=", w.graceMS), fmt.Sprint("LINDA_E2E_SCHEDULES=", w.schedules), "LINDA_E2E_KEPT="+w.kept,
+		fmt.Sprint("LINDA_E2E_LIMIT=", w.limit), fmt.Sprint("LINDA_E2E_CRASHES=", w.crashes))
 	cmd.Stderr = os.Stderr
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
