@@ -184,12 +184,18 @@ func (b *broker) verify(endings []*ending) {
 	b.perConn(endings, func(e *ending, cmd *commands) bool {
 		if e.touch {
 			cmd.add("touch", e.r.id)
+			cmd.add("stats-job", e.r.id)
 		}
 		return e.touch
 	}, func(e *ending, answers []reply, sent time.Time) {
-		if e.err = answers[0].err("TOUCHED"); e.err == nil {
-			e.r.sure(sent.Add(e.r.ttr))
+		if e.err = answers[0].err("TOUCHED"); e.err != nil {
+			return
 		}
+		if answers[1].word == "OK" {
+			e.r.learn(answers[1].data)
+		}
+		ttr, _ := e.r.runs()
+		e.r.sure(sent.Add(ttr))
 	})
 }
 
@@ -204,7 +210,8 @@ func (b *broker) copyAll(queue string, endings []*ending) {
 		}
 		pri, ttr, delay := b.config.pri, b.ttr(), e.delay
 		if e.r != nil {
-			pri, ttr = e.r.pri, uint64(e.r.ttr/time.Second)
+			lasts, _ := e.r.runs()
+			pri, ttr = e.r.pri, uint64(lasts/time.Second)
 		}
 		if e.Op == linda.OpBury && !e.lapse {
 			delay = hidden
@@ -290,7 +297,7 @@ func (b *broker) perConn(endings []*ending, ask func(*ending, *commands) bool, r
 		*ending
 		at int
 	}
-	rows := make(map[*conn]*row)
+	rows := make(map[*conn]*share)
 	places := make(map[*conn][]place)
 	for _, e := range endings {
 		if e.r == nil || e.err != nil {
@@ -302,7 +309,7 @@ func (b *broker) perConn(endings []*ending, ask func(*ending, *commands) bool, r
 			continue
 		}
 		if rows[c] == nil {
-			rows[c] = &row{}
+			rows[c] = &share{}
 		}
 		at := rows[c].n
 		if ask(e, &rows[c].commands) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	_ "github.com/amlun/linda/broker/beanstalkd"
 	"github.com/amlun/linda/internal/brokerd"
 	"github.com/amlun/linda/internal/chaos"
 )
@@ -48,6 +49,14 @@ var targets = map[string]target{
 		special:  flushScripts,
 		residue:  redisResidue,
 		password: secret,
+	},
+	"beanstalkd": {
+		kind: &brokerd.Beanstalkd,
+		args: []string{"-f", "0"},
+		// A put has no id of its own that the server could know again, and the
+		// jobs of a connection go with it.
+		bound: true, copies: true,
+		rerun: time.Second,
 	},
 }
 
