@@ -208,7 +208,13 @@ func (b *broker) disconnected(c *conn) {
 	b.mu.Lock()
 	delete(b.conns, c)
 	b.mu.Unlock()
-	b.keeper.Lose(func(r *reservation) bool { return r.conn == c })
+	now := time.Now()
+	b.keeper.Lose(func(r *reservation) bool {
+		if r.conn == c {
+			r.receipt.Extend(now) // see end
+		}
+		return r.conn == c
+	})
 }
 
 func (b *broker) count() int {

@@ -315,8 +315,9 @@ func (c *conn) reserved(id uint64) *reservation {
 }
 
 // holds reports whether it is this reservation by which the connection has the
-// job, and not a later one: the server would not know the difference.
-func (c *conn) holds(r *reservation) bool { return c.reserved(r.id) == r }
+// job, and not a later one: the server would not know the difference. One that
+// is gone has none.
+func (c *conn) holds(r *reservation) bool { return !c.lost() && c.reserved(r.id) == r }
 
 func (c *conn) forget(r *reservation) {
 	c.mu.Lock()

@@ -80,10 +80,21 @@ func (b *broker) Settle(ctx context.Context, queue string, batch []linda.Settlem
 	defer cancel()
 	for i, o := range outcomes {
 		if o != nil {
-			errs[i] = receipts[i].End(o.wait(limited))
+			errs[i] = end(receipts[i], o.wait(limited))
 		}
 	}
 	return linda.Batch(errs)
+}
+
+// end is that of the receipt. A connection that is gone has taken the reservation
+// with it, so that an earlier try with an unknown outcome need not have settled
+// the job.
+func end(receipt *linda.Receipt, err error) error {
+	r, isHeld := receipt.Token().(*reservation)
+	if isHeld && r.conn.lost() && errors.Is(err, linda.ErrNotReserved) {
+		receipt.Extend(time.Now())
+	}
+	return receipt.End(err)
 }
 
 // wait returns how a settlement went; after the end of ctx that is unknown.
