@@ -12,7 +12,7 @@ import (
 const (
 	// hidden is the delay of a copy that is to be buried, in seconds: should it
 	// never be, it is a job again after this time, and not lost.
-	hidden = 60
+	hidden = 10
 	// shortReason is what is kept of a reason for which a body has no room.
 	shortReason = 64
 	// margin is how long before the server may take a job back its reservation
