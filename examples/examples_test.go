@@ -5,6 +5,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/amlun/linda"
+	_ "github.com/amlun/linda/broker/beanstalkd"
 	"github.com/amlun/linda/internal/brokerd"
 )
 
@@ -181,6 +184,44 @@ func TestRedisShowsAndKicksDeadJobs(t *testing.T) {
 	kick.await("kicked 1")
 	require.Zero(t, kick.exit())
 	require.Equal(t, []string{"not a job"}, c.LRange(t.Context(), "scheduler", 0, -1).Val())
+}
+
+func TestBeanstalkdWorksOnWhatOtherProgramsPutAndKicksWhatIsBuried(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.Beanstalkd)
+	c, err := net.Dial("tcp", server.Addr)
+	require.NoError(t, err)
+	defer c.Close()
+	answers := bufio.NewReader(c)
+	put := func(file string) {
+		body := fmt.Sprintf(`{"Payload":{"class":"resize","args":[%q]}}`, file)
+		fmt.Fprintf(c, "use pictures\r\nput 0 0 60 %d\r\n%s\r\n", len(body), body)
+		_, err := answers.ReadString('\n')
+		require.NoError(t, err)
+		answer, err := answers.ReadString('\n')
+		require.NoError(t, err)
+		require.Contains(t, answer, "INSERTED")
+	}
+	worker := start(t, nil, "beanstalkd", "-connection", server.URL)
+	put("a.png")
+	worker.await("resized a.png, attempt 1")
+	put("b.txt")
+	worker.await("refused b.txt, attempt 1")
+	worker.await("refused b.txt, attempt 2")
+	broker, err := linda.NewBroker(server.URL)
+	require.NoError(t, err)
+	defer broker.Close()
+	require.Eventually(t, func() bool {
+		s, err := broker.(linda.Inspector).Stats(t.Context(), "pictures")
+		return err == nil && s == linda.Stats{Dead: 1}
+	}, patience, 10*time.Millisecond)
+	kick := start(t, nil, "beanstalkd", "-connection", server.URL, "-kick", "5")
+	kick.await("resize [b.txt] died after 2 attempts: not a PNG file")
+	kick.await("kicked 1")
+	require.Zero(t, kick.exit())
+	worker.await("refused b.txt, attempt 1")
+	worker.signal(syscall.SIGTERM)
+	require.Zero(t, worker.exit(), "exit code")
 }
 
 func client(t *testing.T, connection string) *redis.Client {

@@ -17,6 +17,9 @@ const (
 	// patience is how long a connection may owe an answer before it is given
 	// up. A server that is merely slow keeps its reservations.
 	patience = 30 * time.Second
+	// stalled is how long a connection may owe an answer before another takes
+	// its place. What it has reserved, and was sent to it, stays with it.
+	stalled = 3 * time.Second
 	// maxUnsent bounds what waits to be written to a server that reads nothing.
 	maxUnsent = 16 << 20
 )
@@ -36,6 +39,8 @@ type conn struct {
 	pending []*exchange             // which wait for answers
 	tube    string                  // in use after all that was sent
 	held    map[uint64]*reservation // what this connection has reserved
+	asked   time.Time               // when the oldest of pending began to wait
+	retired bool                    // to be closed when nothing is pending
 	err     error                   // why it is gone
 
 	waiting  bool // guarded by the mutex of its tube: it waits in the server for a job
@@ -135,7 +140,8 @@ func (c *conn) send(cmd *commands) (*exchange, error) {
 func (c *conn) expect() {
 	var limit time.Time
 	if len(c.pending) > 0 {
-		limit = time.Now().Add(c.pending[0].wait + patience)
+		c.asked = time.Now()
+		limit = c.asked.Add(c.pending[0].wait + patience)
 	}
 	_ = c.net.SetReadDeadline(limit)
 }
@@ -241,11 +247,33 @@ func (c *conn) take(answer reply) error {
 		c.pending = c.pending[1:]
 		c.expect()
 	}
+	over := c.retired && len(c.pending) == 0
 	c.mu.Unlock()
 	if complete {
 		x.end(nil)
 	}
+	if over {
+		return errRetired
+	}
 	return nil
+}
+
+// silent reports whether the connection owes an answer for longer than a limit.
+func (c *conn) silent(limit time.Duration) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.pending) > 0 && time.Since(c.asked) > c.pending[0].wait+limit
+}
+
+// retire has the connection closed as soon as it owes no answer.
+func (c *conn) retire() {
+	c.mu.Lock()
+	c.retired = true
+	over := len(c.pending) == 0
+	c.mu.Unlock()
+	if over {
+		c.fail(errRetired)
+	}
 }
 
 // fail closes the connection and ends what waits for answers: whether the server
@@ -287,8 +315,9 @@ func (c *conn) reserved(id uint64) *reservation {
 }
 
 // holds reports whether it is this reservation by which the connection has the
-// job, and not a later one: the server would not know the difference.
-func (c *conn) holds(r *reservation) bool { return c.reserved(r.id) == r }
+// job, and not a later one: the server would not know the difference. One that
+// is gone has none.
+func (c *conn) holds(r *reservation) bool { return !c.lost() && c.reserved(r.id) == r }
 
 func (c *conn) forget(r *reservation) {
 	c.mu.Lock()
@@ -312,22 +341,22 @@ func (c *conn) idle() bool {
 	return len(c.held) == 0 && len(c.pending) == 0 && c.err == nil
 }
 
-// row is what one of several connections is asked, all at once.
-type row struct {
+// share is what one of several connections is asked, all at once.
+type share struct {
 	commands
 	x   *exchange
 	err error
 }
 
-func (r *row) send(c *conn) { r.x, r.err = c.send(&r.commands) }
+func (s *share) send(c *conn) { s.x, s.err = c.send(&s.commands) }
 
-func (r *row) wait(ctx context.Context) ([]reply, error) {
-	if r.err != nil {
-		return nil, r.err
+func (s *share) wait(ctx context.Context) ([]reply, error) {
+	if s.err != nil {
+		return nil, s.err
 	}
 	select {
-	case <-r.x.done:
-		return r.x.answers()
+	case <-s.x.done:
+		return s.x.answers()
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%w: %w", linda.ErrUnknown, ctx.Err())
 	}

@@ -2,6 +2,7 @@ package beanstalkd
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,15 +15,19 @@ type reservation struct {
 	id      uint64
 	body    string
 	pri     uint64
-	ttr     time.Duration
-	native  int64 // deliveries that the server has counted for this body
+	native  int64         // deliveries that the server has counted for this body
+	counted bool          // native is that
+	plain   bool          // it was never anything but ready before
+	age     time.Duration // since it was put, less than a second more
 	job     *linda.Job
 	receipt *linda.Receipt
 
 	mu       sync.Mutex
-	surely   time.Time // guarded by mu: until then the server has not taken it back
-	touching bool      // guarded by mu: an answer to a touch is awaited
-	outcome  *outcome  // guarded by mu: of the last settlement
+	ttr      time.Duration // guarded by mu: the time to run
+	known    bool          // guarded by mu: ttr is what the server has told
+	surely   time.Time     // guarded by mu: until then the server has not taken it back
+	touching bool          // guarded by mu: an answer to a touch is awaited
+	outcome  *outcome      // guarded by mu: of the last settlement
 }
 
 func (r *reservation) sure(until time.Time) {
@@ -31,17 +36,6 @@ func (r *reservation) sure(until time.Time) {
 	if until.After(r.surely) {
 		r.surely = until
 	}
-}
-
-// know reads what stats-job, sent at a time, tells about a reserved job.
-//
-// Each reservation that a settlement ended by release or bury is accounted for
-// in the body or is none that counts; what is left are deliveries.
-func (r *reservation) know(stats string, sent time.Time) {
-	r.pri = uint64(field(stats, "pri"))
-	r.ttr = time.Duration(field(stats, "ttr")) * time.Second
-	r.native = field(stats, "reserves") - field(stats, "releases") - field(stats, "buries")
-	r.sure(sent.Add(time.Duration(field(stats, "time-left")) * time.Second))
 }
 
 func (b *broker) Fetch(ctx context.Context, queue string, max int, lease time.Duration) ([]*linda.Job, error) {
@@ -82,42 +76,89 @@ const (
 // drain reserves up to max jobs that are ready on a connection, first included,
 // and hands them out. Each exchange asks about the jobs of the one before.
 func (b *broker) drain(ctx context.Context, queue string, c *conn, first *reservation, max int, lease time.Duration) ([]*linda.Job, error) {
-	var known, fresh []*reservation
-	if first != nil {
-		fresh = append(fresh, first)
-	}
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
 	t := b.tube(queue)
+	got := gathering{}
+	if first != nil {
+		got.add(row{jobs: []*reservation{first}})
+	}
 	size := t.guess()
-	for empty := false; !empty || len(fresh) > 0; size *= 4 {
+	for empty := false; !empty || len(got.asking) > 0; size *= 4 {
 		ask := &commands{}
-		for _, r := range fresh {
+		for _, r := range got.asking {
 			ask.add("stats-job", r.id)
 		}
-		room := min(size, drainMost, max-len(known)-len(fresh))
-		if !empty {
-			ask.reserve(room)
+		room := min(size, drainMost, max-len(got.jobs))
+		if empty || room < 1 {
+			room = 0
+		}
+		ask.reserve(room)
+		if room > few {
+			ask.add("stats")
 		}
 		if ask.n == 0 {
 			break
 		}
+		before := t.peaceful()
 		sent := time.Now()
 		answers, err := c.do(ctx, ask, func(late []reply) { b.giveBack(c, b.claim(c, late)) })
 		if err != nil {
-			b.giveBack(c, append(known, fresh...))
+			b.giveBack(c, got.jobs)
 			return nil, err
 		}
-		for i, r := range fresh {
-			if answers[i].word == "OK" { // else it is gone already
-				r.know(answers[i].data, sent)
-				known = append(known, r)
-			}
+		answers = got.read(answers, sent)
+		next := row{jobs: b.claim(c, answers[:room]), sent: sent}
+		if room > few {
+			after := readPeace(answers[room].data)
+			next.quiet = before != peace{} && before == after
+			t.told(after)
 		}
-		asked := len(answers) - len(fresh)
-		fresh = b.claim(c, answers[len(fresh):])
-		empty = empty || len(fresh) < asked || asked == 0
+		got.add(next)
+		empty = empty || len(next.jobs) < room || room == 0
 	}
-	t.drained(len(known))
-	return b.handOut(ctx, queue, c, known, lease)
+	t.drained(len(got.jobs))
+	return b.handOut(ctx, queue, c, got.counted(), lease)
+}
+
+// gathering is the jobs that a fetch has reserved so far.
+type gathering struct {
+	jobs   []*reservation // in the order of the server
+	asking []*reservation // whose deliveries to ask for next
+	row    row            // the last one
+	wait   []*reservation // jobs of the row of which the answers tell as well
+}
+
+func (g *gathering) add(w row) {
+	g.jobs = append(g.jobs, w.jobs...)
+	ask, between := w.split()
+	g.asking = append(g.asking, ask...)
+	g.row, g.wait = w, between
+}
+
+// read reads the answers about jobs, and returns the other answers.
+func (g *gathering) read(answers []reply, sent time.Time) []reply {
+	n := len(g.asking)
+	for i, r := range g.asking {
+		if answers[i].word == "OK" { // else it is gone already
+			r.know(answers[i].data, sent)
+		}
+	}
+	g.asking = nil
+	if len(g.wait) > 0 && g.row.proven(time.Now()) {
+		for _, r := range g.wait {
+			r.assume(g.row.jobs[0].pri, g.row.sent)
+		}
+	} else {
+		g.asking = g.wait
+	}
+	g.wait = nil
+	return answers[n:]
+}
+
+// counted returns the jobs of which it is known how often they were delivered.
+func (g *gathering) counted() []*reservation {
+	return slices.DeleteFunc(g.jobs, func(r *reservation) bool { return !r.counted })
 }
 
 // claim returns the reservations among the answers.

@@ -8,14 +8,15 @@ import (
 	"github.com/amlun/linda"
 )
 
-// renew touches what a third of its time to run has passed for, without waiting.
+// renew touches what a third of its time to run has passed for, or whose time is
+// not known yet, and asks for that, without waiting.
 // It is called for all jobs again and again.
 func (b *broker) renew(rs []*reservation) {
 	now := time.Now()
 	rows := make(map[*conn][]*reservation)
 	for _, r := range rs {
 		r.mu.Lock()
-		if !r.touching && now.After(r.surely.Add(-r.ttr+r.ttr/3)) {
+		if !r.touching && (!r.known || now.After(r.surely.Add(-r.ttr+r.ttr/3))) {
 			r.touching = true
 			rows[r.conn] = append(rows[r.conn], r)
 		}
@@ -31,9 +32,23 @@ func (b *broker) touch(c *conn, rs []*reservation, now time.Time) {
 	for _, r := range rs {
 		cmd.add("touch", r.id)
 	}
+	var unknown []*reservation
+	for _, r := range rs {
+		if _, known := r.runs(); !known {
+			cmd.add("stats-job", r.id)
+			unknown = append(unknown, r)
+		}
+	}
 	x, err := c.send(cmd)
 	if err == nil {
-		touched := func(answers []reply) { b.touched(rs, answers, now) }
+		touched := func(answers []reply) {
+			for i, r := range unknown {
+				if answer := answers[len(rs)+i]; answer.word == "OK" {
+					r.learn(answer.data)
+				}
+			}
+			b.touched(rs, answers, now)
+		}
 		if !x.leave(touched) {
 			if answers, err := x.answers(); err == nil {
 				touched(answers)
@@ -58,7 +73,8 @@ func (b *broker) touched(rs []*reservation, answers []reply, sent time.Time) {
 		r.mu.Unlock()
 		switch {
 		case answers[i].word == "TOUCHED":
-			r.sure(sent.Add(r.ttr))
+			ttr, _ := r.runs()
+			r.sure(sent.Add(ttr))
 		case !settling:
 			gone[r] = true
 			r.conn.forget(r)
@@ -83,11 +99,23 @@ func (b *broker) lapse(rs []*reservation) {
 	}
 	for queue, endings := range queues {
 		b.begin(func() {
+			giveUp := time.AfterFunc(callLimit, func() { b.giveUp(endings) })
 			b.carryOut(queue, endings)
+			giveUp.Stop()
 			for _, e := range endings {
 				e.r.conn.forget(e.r) // whatever became of it, it is not ours
 			}
 		})
+	}
+}
+
+// giveUp closes the connections that do not answer though reservations on them
+// have ended: where the server still hears that, it has the jobs back.
+func (b *broker) giveUp(endings []*ending) {
+	for _, e := range endings {
+		if e.r.conn.silent(stalled) {
+			e.r.conn.fail(errSilent)
+		}
 	}
 }
 
@@ -100,7 +128,7 @@ func (b *broker) Touch(ctx context.Context, queue string, lease time.Duration, j
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
 	errs := make([]error, len(jobs))
-	rows := make(map[*conn]*row)
+	rows := make(map[*conn]*share)
 	index := make(map[*conn][]int)
 	receipts := make([]*linda.Receipt, len(jobs))
 	for i, job := range jobs {
@@ -117,7 +145,7 @@ func (b *broker) Touch(ctx context.Context, queue string, lease time.Duration, j
 			continue
 		}
 		if rows[r.conn] == nil {
-			rows[r.conn] = &row{}
+			rows[r.conn] = &share{}
 		}
 		rows[r.conn].add("touch", r.id)
 		index[r.conn] = append(index[r.conn], i)
@@ -135,7 +163,8 @@ func (b *broker) Touch(ctx context.Context, queue string, lease time.Duration, j
 			r := receipts[i].Token().(*reservation)
 			switch errs[i] = answers[k].err("TOUCHED"); {
 			case errs[i] == nil:
-				r.sure(sent.Add(r.ttr))
+				ttr, _ := r.runs()
+				r.sure(sent.Add(ttr))
 				receipts[i].Extend(sent.Add(lease))
 			case errors.Is(errs[i], linda.ErrNotReserved):
 				errs[i] = linda.ErrLeaseLost

@@ -19,6 +19,12 @@ var ErrDraining = fmt.Errorf("linda/beanstalkd: the server is draining: %w", lin
 // errBusy ends a call before anything was sent for it.
 var errBusy = errors.New("linda/beanstalkd: the server has not answered what was sent before")
 
+// errRetired ends a connection that another has taken the place of.
+var errRetired = errors.New("not needed any more")
+
+// errSilent ends a connection that has not answered for too long.
+var errSilent = errors.New("no answer")
+
 // reply is one answer of the server: RESERVED 7 5, DELETED, OK 250 and so on.
 type reply struct {
 	word string

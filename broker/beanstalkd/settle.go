@@ -12,7 +12,7 @@ import (
 const (
 	// hidden is the delay of a copy that is to be buried, in seconds: should it
 	// never be, it is a job again after this time, and not lost.
-	hidden = 60
+	hidden = 10
 	// shortReason is what is kept of a reason for which a body has no room.
 	shortReason = 64
 	// margin is how long before the server may take a job back its reservation
@@ -80,10 +80,21 @@ func (b *broker) Settle(ctx context.Context, queue string, batch []linda.Settlem
 	defer cancel()
 	for i, o := range outcomes {
 		if o != nil {
-			errs[i] = receipts[i].End(o.wait(limited))
+			errs[i] = end(receipts[i], o.wait(limited))
 		}
 	}
 	return linda.Batch(errs)
+}
+
+// end is that of the receipt. A connection that is gone has taken the reservation
+// with it, so that an earlier try with an unknown outcome need not have settled
+// the job.
+func end(receipt *linda.Receipt, err error) error {
+	r, isHeld := receipt.Token().(*reservation)
+	if isHeld && r.conn.lost() && errors.Is(err, linda.ErrNotReserved) {
+		receipt.Extend(time.Now())
+	}
+	return receipt.End(err)
 }
 
 // wait returns how a settlement went; after the end of ctx that is unknown.
@@ -184,12 +195,18 @@ func (b *broker) verify(endings []*ending) {
 	b.perConn(endings, func(e *ending, cmd *commands) bool {
 		if e.touch {
 			cmd.add("touch", e.r.id)
+			cmd.add("stats-job", e.r.id)
 		}
 		return e.touch
 	}, func(e *ending, answers []reply, sent time.Time) {
-		if e.err = answers[0].err("TOUCHED"); e.err == nil {
-			e.r.sure(sent.Add(e.r.ttr))
+		if e.err = answers[0].err("TOUCHED"); e.err != nil {
+			return
 		}
+		if answers[1].word == "OK" {
+			e.r.learn(answers[1].data)
+		}
+		ttr, _ := e.r.runs()
+		e.r.sure(sent.Add(ttr))
 	})
 }
 
@@ -204,7 +221,8 @@ func (b *broker) copyAll(queue string, endings []*ending) {
 		}
 		pri, ttr, delay := b.config.pri, b.ttr(), e.delay
 		if e.r != nil {
-			pri, ttr = e.r.pri, uint64(e.r.ttr/time.Second)
+			lasts, _ := e.r.runs()
+			pri, ttr = e.r.pri, uint64(lasts/time.Second)
 		}
 		if e.Op == linda.OpBury && !e.lapse {
 			delay = hidden
@@ -290,7 +308,7 @@ func (b *broker) perConn(endings []*ending, ask func(*ending, *commands) bool, r
 		*ending
 		at int
 	}
-	rows := make(map[*conn]*row)
+	rows := make(map[*conn]*share)
 	places := make(map[*conn][]place)
 	for _, e := range endings {
 		if e.r == nil || e.err != nil {
@@ -302,7 +320,7 @@ func (b *broker) perConn(endings []*ending, ask func(*ending, *commands) bool, r
 			continue
 		}
 		if rows[c] == nil {
-			rows[c] = &row{}
+			rows[c] = &share{}
 		}
 		at := rows[c].n
 		if ask(e, &rows[c].commands) {

@@ -2,7 +2,6 @@ package beanstalkd
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -36,6 +35,7 @@ type tube struct {
 	wants   []*want
 	waiting bool // a goroutine waits on behalf of wants
 	last    int  // how many jobs the last fetch has got
+	peace   peace
 }
 
 // want is a fetch that waits for a job.
@@ -71,6 +71,19 @@ func (t *tube) drained(n int) {
 	t.last = n
 }
 
+// peaceful returns what the server has told last, and told tells the next.
+func (t *tube) peaceful() peace {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.peace
+}
+
+func (t *tube) told(p peace) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.peace = p
+}
+
 // take returns a connection that does not wait, and keeps it from doing so until
 // it is left.
 func (t *tube) take(ctx context.Context) (*conn, error) {
@@ -103,7 +116,7 @@ func (t *tube) pick(wait bool) *conn {
 	t.conns = slices.DeleteFunc(t.conns, (*conn).lost)
 	for _, c := range t.conns {
 		switch {
-		case c.waiting:
+		case c.waiting || c.silent(stalled):
 		case !wait:
 			c.draining++
 			return c
@@ -183,7 +196,12 @@ func (t *tube) wait() {
 		}
 		cmd := &commands{wait: time.Duration(seconds) * time.Second}
 		cmd.add("reserve-with-timeout", seconds)
-		answers, err := c.do(t.broker.ctx, cmd, nil)
+		limited, cancel := context.WithTimeout(t.broker.ctx, cmd.wait+stalled)
+		answers, err := c.do(limited, cmd, nil)
+		if err != nil && limited.Err() != nil && seconds > 0 {
+			c.fail(errSilent) // it has no jobs to lose
+		}
+		cancel()
 		var got []*reservation
 		if err == nil {
 			got = t.broker.claim(c, answers)
@@ -240,7 +258,7 @@ func (t *tube) end(c *conn, seconds uint64) {
 	}
 	t.mu.Unlock()
 	if surplus != nil {
-		surplus.fail(errors.New("not needed"))
+		surplus.fail(errRetired)
 	}
 }
 

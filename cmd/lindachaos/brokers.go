@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	_ "github.com/amlun/linda/broker/beanstalkd"
 	"github.com/amlun/linda/internal/brokerd"
 	"github.com/amlun/linda/internal/chaos"
 )
@@ -48,6 +49,14 @@ var targets = map[string]target{
 		special:  flushScripts,
 		residue:  redisResidue,
 		password: secret,
+	},
+	"beanstalkd": {
+		kind: &brokerd.Beanstalkd,
+		args: []string{"-f", "0"},
+		// The jobs of a connection go with it, and the server knows no put again.
+		// A reservation that is open when it is killed is not counted.
+		bound: true, copies: true, inexact: true,
+		rerun: time.Second,
 	},
 }
 

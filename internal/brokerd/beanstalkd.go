@@ -20,6 +20,21 @@ var Beanstalkd = Kind{
 	url:     func(s setup) string { return "beanstalkd://" + s.addr() },
 }
 
+// BeanstalkdUnlogged is beanstalkd without a binlog, as Debian starts it: a restart loses every job, and ids begin anew.
+var BeanstalkdUnlogged = Kind{
+	name:    "beanstalkd",
+	binary:  "beanstalkd",
+	ports:   1,
+	command: beanstalkdUnlogged,
+	ready:   beanstalkdReady,
+	url:     func(s setup) string { return "beanstalkd://" + s.addr() },
+}
+
+func beanstalkdUnlogged(_ context.Context, s setup) (*exec.Cmd, error) {
+	args := []string{"-l", "127.0.0.1", "-p", strconv.Itoa(s.ports[0])}
+	return exec.Command(s.binary, append(args, s.args...)...), nil
+}
+
 func beanstalkdCommand(_ context.Context, s setup) (*exec.Cmd, error) {
 	args := []string{"-l", "127.0.0.1", "-p", strconv.Itoa(s.ports[0]), "-b", s.dir}
 	return exec.Command(s.binary, append(args, s.args...)...), nil
