@@ -96,8 +96,8 @@ func (c *Conn) tell(events ...chaos.Event) {
 
 // call takes a request to the server and its answer back, as far as the draw
 // lets it. The request may be carried out after call has returned, or twice.
-func call[T any](ctx context.Context, c *Conn, op string, request func() T) (answer T, err error) {
-	j, ok := c.journey(op)
+func call[T any](ctx context.Context, c *Conn, op, queue string, request func() T) (answer T, err error) {
+	j, ok := c.journey(op, queue)
 	if !ok {
 		return answer, errGone
 	}
@@ -114,6 +114,7 @@ func call[T any](ctx context.Context, c *Conn, op string, request func() T) (ans
 		return await(ctx, c, j, request)
 	case dropped:
 		_ = pass(ctx, answerLimit)
+		time.Sleep(j.down) // linda's own timers end at this instant too
 		return answer, fmt.Errorf("%w: no answer", linda.ErrUnknown)
 	}
 	c.world.server.do(func() { answer = request() })
@@ -142,6 +143,7 @@ func await[T any](ctx context.Context, c *Conn, j journey, request func() T) (an
 	case <-limit.C:
 	case <-ctx.Done():
 	}
+	time.Sleep(j.down)
 	return answer, fmt.Errorf("%w: no answer in time", linda.ErrUnknown)
 }
 
@@ -153,7 +155,7 @@ func (c *Conn) Fetch(ctx context.Context, queue string, most int, lease time.Dur
 // FetchNow is Fetch without waiting.
 func (c *Conn) FetchNow(ctx context.Context, queue string, most int, lease time.Duration) ([]*linda.Job, error) {
 	sent := time.Now()
-	jobs, err := call(ctx, c, opFetch, func() []*linda.Job { return c.world.server.take([]string{queue}, most, lease) })
+	jobs, err := call(ctx, c, opFetch, queue, func() []*linda.Job { return c.world.server.take([]string{queue}, most, lease) })
 	return c.got(jobs, sent, lease), err
 }
 
@@ -162,7 +164,7 @@ func (c *Conn) FetchNow(ctx context.Context, queue string, most int, lease time.
 func (c *Conn) FetchAny(ctx context.Context, queues []string, most int, lease time.Duration) ([]*linda.Job, error) {
 	sent := time.Now()
 	s := c.world.server
-	jobs, err := call(ctx, c, opFetch, func() []*linda.Job { return s.take(queues, most, lease) })
+	jobs, err := call(ctx, c, opFetch, queues[0], func() []*linda.Job { return s.take(queues, most, lease) })
 	if err != nil || len(jobs) > 0 {
 		return c.got(jobs, sent, lease), err
 	}
@@ -204,7 +206,7 @@ func (c *Conn) got(jobs []*linda.Job, sent time.Time, lease time.Duration) []*li
 // PushBatch is that of a linda.BatchPusher.
 func (c *Conn) PushBatch(ctx context.Context, queue string, jobs []*linda.Job) error {
 	s := c.world.server
-	pushed, err := call(ctx, c, opPush, func() error {
+	pushed, err := call(ctx, c, opPush, queue, func() error {
 		for _, job := range jobs {
 			if job.Delay > 0 {
 				s.at(time.Now().Add(job.Delay))
@@ -235,7 +237,7 @@ func (c *Conn) Settle(ctx context.Context, queue string, batch []linda.Settlemen
 	var answers []error
 	var err error
 	if len(asked) > 0 {
-		answers, err = call(ctx, c, opSettle, func() []error { return c.world.server.settle(queue, asked, tokens) })
+		answers, err = call(ctx, c, opSettle, queue, func() []error { return c.world.server.settle(queue, asked, tokens) })
 	}
 	for k, r := range receipts {
 		answer := err
@@ -270,7 +272,7 @@ func (c *Conn) Touch(ctx context.Context, queue string, lease time.Duration, job
 		return linda.Batch(errs)
 	}
 	sent := time.Now()
-	answers, err := call(ctx, c, opTouch, func() []error { return c.world.server.touch(queue, lease, asked, tokens) })
+	answers, err := call(ctx, c, opTouch, queue, func() []error { return c.world.server.touch(queue, lease, asked, tokens) })
 	if err != nil {
 		return err
 	}
@@ -299,7 +301,7 @@ type ticked struct {
 
 // Tick is that of a linda.Ticker.
 func (c *Conn) Tick(ctx context.Context, queue string, ticks []linda.Tick) ([]linda.Ticked, time.Time, error) {
-	t, err := call(ctx, c, opTick, func() ticked {
+	t, err := call(ctx, c, opTick, queue, func() ticked {
 		done, now, err := c.world.server.store.Tick(context.Background(), queue, ticks)
 		for i, d := range done {
 			if d.Pushed {

@@ -73,15 +73,16 @@ type journey struct {
 const answerLimit = 5 * time.Second
 
 // journey draws the next one of an operation.
-func (c *Conn) journey(op string) (j journey, ok bool) {
+func (c *Conn) journey(op, queue string) (j journey, ok bool) {
 	w := c.world
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.dead {
 		return journey{}, false
 	}
-	c.calls[op]++
-	d := newDraws(w.seed, uint64(c.proc), number(op), c.calls[op])
+	name := op + " " + queue // two queues may be called at one instant
+	c.calls[name]++
+	d := newDraws(w.seed, uint64(c.proc), number(name), c.calls[name])
 	j.up, j.down = d.between(50*time.Microsecond, 2*time.Millisecond), d.between(50*time.Microsecond, 2*time.Millisecond)
 	trouble := w.trouble.Load()
 	switch {

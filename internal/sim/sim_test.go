@@ -7,7 +7,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,7 +25,7 @@ var oneSeed = flag.String("seed", "", "simulate this seed only, such as 0x2a, an
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // seedsByDefault take about 10 s with -race on two cores.
-const seedsByDefault = 60
+const seedsByDefault = 24
 
 // seeds returns how many seeds to simulate.
 func seeds(t testing.TB) uint64 {
@@ -57,36 +60,68 @@ func TestEnginePromisesHoldInEverySimulatedHour(t *testing.T) {
 		return
 	}
 	began := time.Now()
-	n := seeds(t)
-	var sum chaos.Report
-	ticks := 0
-	for seed := uint64(1); seed <= n && !t.Failed(); seed++ {
-		r := simulate(t, seed, nil)
-		ticks += r.Ticks
-		sum.Acknowledged += r.Acknowledged
-		sum.Succeeded += r.Succeeded
-		sum.Dead += r.Dead
-		sum.DeadByFaults += r.DeadByFaults
-		sum.Killed += r.Killed
-		for i, n := range r.Again {
-			sum.Again[i] += n
+	sum := total{last: seeds(t)}
+	t.Run("seeds", func(t *testing.T) {
+		for range runtime.GOMAXPROCS(0) {
+			t.Run("", func(t *testing.T) {
+				t.Parallel()
+				for seed := sum.next(); seed != 0 && !t.Failed(); seed = sum.next() {
+					sum.add(t, seed, simulate(t, seed, nil))
+				}
+			})
 		}
-		for i, n := range r.Faults {
-			sum.Faults[i] += n
-		}
-		for i, n := range r.Events {
-			sum.Events[i] += n
-		}
-		if !r.OK() {
-			var table bytes.Buffer
-			r.Print(&table)
-			t.Errorf("seed %#x breaks a promise; to see it again:\n\tgo test ./internal/sim -run EverySimulatedHour -seed %#x -v\n%s", seed, seed, &table)
-		}
+	})
+	t.Logf("%d simulated hours, %.1f a second\n%s", sum.seeds, float64(sum.seeds)/time.Since(began).Seconds(), &sum)
+}
+
+// total is what several seeds came to.
+type total struct {
+	last uint64
+	seed atomic.Uint64
+
+	mu    sync.Mutex
+	seeds int // guarded by mu, as all below
+	ticks int
+	chaos.Report
+}
+
+// next returns the next seed, 0 after the last.
+func (s *total) next() uint64 {
+	if seed := s.seed.Add(1); seed <= s.last {
+		return seed
 	}
-	took := time.Since(began)
-	t.Logf("%d simulated hours, %.1f a second; %d jobs acknowledged, %d ticks, %d runs, %d succeeded, %d dead (%d by faults); %d crashes, %d faults on the way; repeated: %v",
-		n, float64(n)/took.Seconds(), sum.Acknowledged, ticks, sum.Events[chaos.Started], sum.Succeeded, sum.Dead, sum.DeadByFaults,
-		sum.Killed, sum.Faults[chaos.Reset], sum.Again)
+	return 0
+}
+
+// add adds a result, and fails the test if it breaks a promise.
+func (s *total) add(t *testing.T, seed uint64, r *Result) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seeds++
+	s.ticks += r.Ticks
+	s.Acknowledged += r.Acknowledged
+	s.Succeeded += r.Succeeded
+	s.Dead += r.Dead
+	s.DeadByFaults += r.DeadByFaults
+	s.Killed += r.Killed
+	s.Again[chaos.ByKill] += r.Again[chaos.ByKill]
+	s.Again[chaos.ByOutage] += r.Again[chaos.ByOutage]
+	s.Again[chaos.ByUnknown] += r.Again[chaos.ByUnknown]
+	s.Faults[chaos.Reset] += r.Faults[chaos.Reset]
+	s.Events[chaos.Started] += r.Events[chaos.Started]
+	if r.OK() {
+		return
+	}
+	var table bytes.Buffer
+	r.Print(&table)
+	t.Errorf("seed %#x breaks a promise; to see it again:\n\tgo test ./internal/sim -run EverySimulatedHour -seed %#x -v\n%s", seed, seed, &table)
+}
+
+func (s *total) String() string {
+	return fmt.Sprintf("%d jobs acknowledged, %d of them ticks; %d runs, %d succeeded, %d dead (%d by faults)\n"+
+		"%d crashes, %d faults of operations; runs repeated after a crash %d, after an outage %d, of unknown outcome %d",
+		s.Acknowledged, s.ticks, s.Events[chaos.Started], s.Succeeded, s.Dead, s.DeadByFaults,
+		s.Killed, s.Faults[chaos.Reset], s.Again[chaos.ByKill], s.Again[chaos.ByOutage], s.Again[chaos.ByUnknown])
 }
 
 // replay simulates one seed and writes its history to a file.
@@ -112,18 +147,20 @@ func replay(t *testing.T) {
 // A seed that fails can be looked at again: it fails in the same way.
 func TestSameSeedSameHistory(t *testing.T) {
 	defer Chances()()
-	const times = 100
-	same, first := 0, uint64(0)
-	for i := range times {
-		r := simulate(t, 7, nil)
-		if i == 0 {
-			first = r.Hash
-		}
-		if r.Hash == first {
-			same++
-		}
+	seeds, times := 4, 3
+	if os.Getenv("LINDA_LONG") != "" {
+		seeds, times = 10, 100
 	}
-	if same != times {
-		t.Errorf("%d of %d histories are the same", same, times)
+	for seed := uint64(1); seed <= uint64(seeds); seed++ {
+		first := simulate(t, seed, nil).Hash
+		same := 1
+		for range times - 1 {
+			if simulate(t, seed, nil).Hash == first {
+				same++
+			}
+		}
+		if same != times {
+			t.Errorf("seed %#x: %d of %d histories are the same", seed, same, times)
+		}
 	}
 }

@@ -121,15 +121,17 @@ func (p *process) handle(ctx context.Context, c class, job *linda.Job) error {
 		c = quick
 	}
 	unwatched := context.AfterFunc(ctx, func() { p.conn.tell(w.about(job, chaos.ContextEnded)) })
+	defer unwatched()
 	end := w.about(job, chaos.Finished)
 	end.Code = chaos.Failure
-	defer func() {
-		unwatched()
-		p.conn.tell(end)
-	}()
+	defer func() { p.conn.tell(end) }()
 	err := p.do(ctx, c, of, job)
 	if err == nil {
 		end.Code = chaos.Success
+	}
+	if err == nil && c == settling {
+		p.conn.tell(end)                  // it has done its work
+		_ = p.conn.Delete(job.Queue, job) // the settler carries it out if this fails
 	}
 	return err
 }
@@ -186,8 +188,6 @@ func (p *process) do(ctx context.Context, c class, of work, job *linda.Job) erro
 			}
 			return errLimited
 		}
-	case settling:
-		_ = p.conn.Delete(job.Queue, job) // the settler carries it out if this fails
 	case discards:
 		return linda.Discard(errPlanned)
 	case hopeless:

@@ -5,12 +5,11 @@
 package sim
 
 import (
+	"cmp"
 	"context"
-	"encoding/binary"
 	"fmt"
-	"hash"
-	"hash/fnv"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -50,9 +49,10 @@ type world struct {
 	ghosts  sync.WaitGroup
 
 	mu      sync.Mutex
-	checker *chaos.Checker // guarded by mu, as all below
-	found   []string       // what breaks a rule and is not for the checker to see
-	hash    hash.Hash64
+	checker *chaos.Checker    // guarded by mu, as all below
+	found   []string          // what breaks a rule and is not for the checker to see
+	instant []chaos.Event     // what has happened at this one
+	hash    uint64            // of the instants before it
 	numbers map[string]uint32 // of the jobs of ticks
 	last    uint32            // number of a job
 	procs   uint32
@@ -69,13 +69,13 @@ func Run(seed uint64, log io.Writer) (*Result, error) {
 	d := newDraws(seed, number("world"))
 	w := &world{
 		seed: seed, log: log, epoch: time.Now().Add(-time.Second),
-		lease: []time.Duration{5, 10, 20, 30}[d.below(4)] * time.Second,
-		hash:  fnv.New64a(), numbers: make(map[string]uint32), ticks: make(map[string][]time.Time), snoozed: make(map[string]int),
+		lease:   []time.Duration{5, 10, 20, 30}[d.below(4)] * time.Second,
+		numbers: make(map[string]uint32), ticks: make(map[string][]time.Time), snoozed: make(map[string]int),
 	}
 	w.checker = chaos.NewChecker(chaos.Rules{
 		Lease: w.lease, MaxCrashes: maxCrashes,
 		Stall: 3 * time.Minute, // jobs are few, and some run long
-		Late:  15 * time.Second,
+		Late:  2 * time.Minute, // the urgent overtake the others
 	})
 	var err error
 	if w.server, err = newServer(seed); err != nil {
@@ -109,7 +109,8 @@ func (w *world) run(d *draws) *Result {
 	w.look()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	r := &Result{Report: w.checker.End(), Hash: w.hash.Sum64()}
+	w.pass()
+	r := &Result{Report: w.checker.End(), Hash: w.hash}
 	for _, text := range w.found {
 		r.Fail(chaos.I11, text)
 	}
@@ -172,21 +173,32 @@ func (w *world) tell(events ...chaos.Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.at(time.Now())
+	if len(w.instant) > 0 && w.instant[0].At != now {
+		w.pass()
+	}
 	for _, e := range events {
 		e.At = now
 		w.checker.Add(e)
-		var b [32]byte
-		binary.LittleEndian.PutUint64(b[:], uint64(e.At))
-		binary.LittleEndian.PutUint64(b[8:], uint64(e.Value))
-		binary.LittleEndian.PutUint32(b[16:], e.Job)
-		binary.LittleEndian.PutUint32(b[20:], e.Proc)
-		binary.LittleEndian.PutUint16(b[24:], e.Attempt)
-		b[26], b[27] = byte(e.Kind), e.Code
-		_, _ = w.hash.Write(b[:])
+		w.instant = append(w.instant, e)
+	}
+}
+
+// pass ends an instant. What happened in it happened in any order, since only
+// the scheduler of Go knows which goroutine came first; so it is sorted before
+// it is part of the history. The caller holds mu.
+func (w *world) pass() {
+	slices.SortFunc(w.instant, func(a, b chaos.Event) int {
+		return cmp.Or(cmp.Compare(a.Proc, b.Proc), cmp.Compare(a.Job, b.Job), cmp.Compare(a.Kind, b.Kind),
+			cmp.Compare(a.Attempt, b.Attempt), cmp.Compare(a.Value, b.Value), cmp.Compare(a.Code, b.Code))
+	})
+	for _, e := range w.instant {
+		w.hash = mix(w.hash, uint64(e.At), uint64(e.Value), uint64(e.Job)<<32|uint64(e.Proc),
+			uint64(e.Attempt)<<16|uint64(e.Kind)<<8|uint64(e.Code))
 		if w.log != nil {
 			_, _ = fmt.Fprintln(w.log, e)
 		}
 	}
+	w.instant = w.instant[:0]
 }
 
 // find notes a breach that the checker cannot see.
