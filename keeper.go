@@ -3,10 +3,11 @@ package linda
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/amlun/linda/internal/chance"
 )
 
 const (
@@ -115,7 +116,7 @@ func (k *keeper) touchDue(ctx context.Context, held []*delivery) {
 	})
 	// Two calls that fail in a row mean that the broker is down; which two
 	// they are is left to chance, so that the others have theirs.
-	rand.Shuffle(len(due), func(i, j int) { due[i], due[j] = due[j], due[i] })
+	chance.Shuffle(len(due), func(i, j int) { due[i], due[j] = due[j], due[i] })
 	failures, failed := 0, false
 	for chunk := range slices.Chunk(due, touchMost) {
 		if k.touch(ctx, chunk) {

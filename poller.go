@@ -1,9 +1,10 @@
 package linda
 
 import (
-	"math/rand/v2"
 	"slices"
 	"time"
+
+	"github.com/amlun/linda/internal/chance"
 )
 
 // poll is the only place that pops. It ends when polling does; no error ends
@@ -141,5 +142,5 @@ var retryPause = pause{wait: 25 * time.Millisecond, most: time.Second}
 func (p *pause) next() time.Duration {
 	wait := p.wait
 	p.wait = min(2*p.wait, p.most)
-	return wait/2 + rand.N(wait/2+1)
+	return wait/2 + chance.N(wait/2+1)
 }
