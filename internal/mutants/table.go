@@ -45,7 +45,9 @@ var mutants = []mutant{
 	if r.Gone() {`, new: `	var member any = s.Body()
 	if r.Gone() {`},
 	{name: "body-is-the-identity", file: "lua/fetch.lua", by: onRedis,
-		old: `count(body) and body or apart(body, nonce .. '.' .. reserved + #result)`, new: `body`},
+		old: `last and body or apart(body, nonce .. '.' .. reserved + #result)`, new: `body`},
+	{name: "crashed-go-in-a-batch", file: "lua/fetch.lua", by: onRedis,
+		old: `if alone and reserved + #result > 1 then break end`, new: ``},
 	{name: "equal-bodies-collapse", file: "lua/fetch.lua", by: onRedis,
 		old: `if i >= from and (seen[result[i]] or not added[result[i]]) then`, new: `if false then`},
 	{name: "settle-without-a-token", file: "memory_queue.go", by: engine,
