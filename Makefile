@@ -15,7 +15,7 @@ help: ## list the targets
 
 test: ## install the servers that the tests need, where missing, and run all tests
 	scripts/install-test-servers
-	LINDA_TEST_REQUIRE=$$(scripts/install-test-servers --list) go test -race -timeout 10m $(GOTESTFLAGS) $(PKG)
+	LINDA_TEST_REQUIRE=$$(scripts/install-test-servers --list) go test -race -p 1 -timeout 15m $(GOTESTFLAGS) $(PKG)
 
 check: lint test bench-tiny ## all that must pass before a change is merged
 

@@ -69,6 +69,17 @@ func (b *broker) FetchNow(ctx context.Context, queue string, max int, lease time
 	}
 	ctx, cancel := limited(ctx)
 	defer cancel()
+	for try := 1; ; try++ {
+		jobs, err := b.get(ctx, queue, max, lease)
+		// What a broken connection was handing out the server takes back.
+		if !errors.Is(err, errBroken) || try == fetchTries || !wait(ctx, fetchPause<<(try-1)) {
+			return jobs, err
+		}
+	}
+}
+
+// get asks for jobs one by one.
+func (b *broker) get(ctx context.Context, queue string, max int, lease time.Duration) ([]*linda.Job, error) {
 	t, err := b.tap(ctx, queue)
 	if err != nil {
 		return nil, err
