@@ -127,7 +127,7 @@ func slotsEnd(c *trial) {
 
 func slotsRenewed(c *trial) {
 	b, other, l := c.open(), c.open(), c.newLimit()
-	const hold = 300 * time.Millisecond
+	const hold = 2 * time.Second // long enough to renew in time on a busy machine
 	c.takes(b, l, 2, hold, 2, "a", "b")
 	c.renews(b, l, c.long, "", "a")
 	time.Sleep(hold + c.harness.Skew + 50*time.Millisecond)
