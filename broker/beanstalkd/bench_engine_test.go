@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -21,28 +22,12 @@ import (
 const load = 30_000
 
 // BenchmarkEngine drains a queue by a dispatcher with 50 workers, from the first
-// fetch to the last settlement. Bare is its measure: connections that do
+// fetch to the last settlement: jobs that wait for more than a second, and new
+// ones, each of which is asked about. Bare is its measure: connections that do
 // nothing but reserve and delete rows of the same jobs, without a wait.
 func BenchmarkEngine(b *testing.B) {
-	b.Run("linda", func(b *testing.B) {
-		server := loaded(b, b.N*load)
-		var left sync.WaitGroup
-		left.Add(b.N * load)
-		d, err := linda.New(linda.Settings{Connection: server.URL, Queue: "q", Concurrency: 50,
-			Logger: slog.New(slog.DiscardHandler), OnEvent: func(linda.Event) { left.Done() }})
-		require.NoError(b, err)
-		defer d.Close()
-		d.HandleFunc("C", func(context.Context, *linda.Job) error { return nil })
-		ctx, cancel := context.WithCancel(b.Context())
-		stopped := make(chan error, 1)
-		b.ResetTimer()
-		go func() { stopped <- d.Run(ctx) }()
-		left.Wait()
-		perSecond(b, b.N*load)
-		b.StopTimer()
-		cancel()
-		require.NoError(b, <-stopped)
-	})
+	b.Run("linda-aged", func(b *testing.B) { engine(b, 1200*time.Millisecond) })
+	b.Run("linda-new", func(b *testing.B) { engine(b, 0) })
 	for _, conns := range []int{1, 4, 16} {
 		b.Run(fmt.Sprintf("bare/conns=%d", conns), func(b *testing.B) {
 			server := loaded(b, b.N*load)
@@ -55,6 +40,27 @@ func BenchmarkEngine(b *testing.B) {
 			perSecond(b, b.N*load)
 		})
 	}
+}
+
+func engine(b *testing.B, age time.Duration) {
+	server := loaded(b, b.N*load)
+	time.Sleep(age)
+	var left sync.WaitGroup
+	left.Add(b.N * load)
+	d, err := linda.New(linda.Settings{Connection: server.URL, Queue: "q", Concurrency: 50,
+		Logger: slog.New(slog.DiscardHandler), OnEvent: func(linda.Event) { left.Done() }})
+	require.NoError(b, err)
+	defer d.Close()
+	d.HandleFunc("C", func(context.Context, *linda.Job) error { return nil })
+	ctx, cancel := context.WithCancel(b.Context())
+	stopped := make(chan error, 1)
+	b.ResetTimer()
+	go func() { stopped <- d.Run(ctx) }()
+	left.Wait()
+	perSecond(b, b.N*load)
+	b.StopTimer()
+	cancel()
+	require.NoError(b, <-stopped)
 }
 
 func loaded(b *testing.B, jobs int) *brokerd.Server {
