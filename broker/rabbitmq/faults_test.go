@@ -40,7 +40,6 @@ func TestMain(m *testing.M) {
 }
 
 func TestJobsOfAKilledWorkerRunAgainAtOnce(t *testing.T) {
-	t.Parallel()
 	server := brokerd.Run(t, brokerd.RabbitMQ)
 	b := opened(t, server.URL)
 	for range 5 {
@@ -67,10 +66,8 @@ func TestJobsOfAKilledWorkerRunAgainAtOnce(t *testing.T) {
 }
 
 func TestNoJobIsLostWhenTheServerIsKilled(t *testing.T) {
-	t.Parallel()
 	for _, kind := range []string{"quorum", "classic"} {
 		t.Run(kind, func(t *testing.T) {
-			t.Parallel()
 			server := brokerd.Run(t, brokerd.RabbitMQ)
 			url := server.URL + "?queue_type=" + kind
 			var mu sync.Mutex
@@ -147,7 +144,6 @@ func TestNoJobIsLostWhenTheServerIsKilled(t *testing.T) {
 const slack = 5 * time.Second
 
 func TestEveryCallReturnsWhileTheServerIsStopped(t *testing.T) {
-	t.Parallel()
 	server := brokerd.Run(t, brokerd.RabbitMQ)
 	b := opened(t, server.URL)
 	for range 3 {
@@ -208,7 +204,6 @@ func TestEveryCallReturnsWhileTheServerIsStopped(t *testing.T) {
 }
 
 func TestCloseDoesNotWaitForAServerThatIsStopped(t *testing.T) {
-	t.Parallel()
 	server := brokerd.Run(t, brokerd.RabbitMQ)
 	b := open(t, server.URL)
 	require.NoError(t, b.Push(job("job"), "q"))
@@ -220,7 +215,6 @@ func TestCloseDoesNotWaitForAServerThatIsStopped(t *testing.T) {
 }
 
 func TestAMemoryAlarmStopsPushesAndNothingElse(t *testing.T) {
-	t.Parallel()
 	server := brokerd.Run(t, brokerd.RabbitMQ)
 	b := opened(t, server.URL)
 	for range 3 {
@@ -255,7 +249,6 @@ func TestAMemoryAlarmStopsPushesAndNothingElse(t *testing.T) {
 }
 
 func TestACutConnectionLosesReservationsAndNoJob(t *testing.T) {
-	t.Parallel()
 	server := brokerd.Run(t, brokerd.RabbitMQ)
 	b, other := opened(t, server.URL), opened(t, server.URL)
 	require.NoError(t, b.Push(job("job"), "q"))
@@ -283,7 +276,6 @@ func TestACutConnectionLosesReservationsAndNoJob(t *testing.T) {
 }
 
 func TestAQueueThatIsDeletedIsMadeAgain(t *testing.T) {
-	t.Parallel()
 	server := brokerd.Run(t, brokerd.RabbitMQ)
 	b := opened(t, server.URL)
 	require.NoError(t, b.Push(job("job"), "q"))

@@ -13,12 +13,15 @@ func (c *Checker) started(e Event) {
 		c.fail(I2, e, "it runs without a reservation")
 		return
 	}
-	if r.startedAt != 0 {
+	if r.startedAt != 0 && !c.copied(j) {
 		c.fail(I5, e, "one reservation, two runs")
 		return
 	}
 	r.startedAt = e.At
 	j.starts++
+	if j.twice { // which of them waits for its retry is not known
+		j.notBefore = 0
+	}
 	c.early(j, e)
 	c.exclusive(j, r, e)
 	if !latest {
@@ -67,6 +70,8 @@ func (c *Checker) exclusive(j *job, r *reservation, e Event) {
 		c.report.Overlaps++
 	case c.faults.stopped(other.proc, other.from, e.At), c.faults.stopped(r.proc, r.from, e.At):
 		c.report.Overlaps++
+	case c.rules.Bound && c.faults.outage(other.from, e.At):
+		c.report.Overlaps++ // the server does not wait until its process knows
 	case c.copied(j):
 	default:
 		c.fail(I5, e, "another process runs it, and its context has not ended in time")
@@ -93,6 +98,9 @@ func (c *Checker) others(e Event, than *reservation) iter.Seq2[holder, *reservat
 
 // counted judges the attempt of a run.
 func (c *Checker) counted(j *job, e Event) {
+	if c.copied(j) {
+		return
+	}
 	excused := j.uncounted || j.troubles > 0
 	if !c.rules.Inexact && (e.Attempt < j.lastAttempt || e.Attempt == j.lastAttempt && !excused) {
 		c.fail(I11, e, "its attempt is not greater than that before")
@@ -136,6 +144,7 @@ func (c *Checker) settled(e Event) {
 		}
 		return
 	}
+	j.settledAt, j.settledBy = e.Value, e.Proc
 	j.uncounted = j.uncounted || e.Code == EndUncount
 	if releases && c.pay(e, 0) {
 		j.troubles--
