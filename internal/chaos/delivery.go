@@ -108,7 +108,11 @@ func (c *Checker) doubt(j *job, e Event) {
 		return !s.kind.ofWorker() || s.victim == j.settledBy
 	})
 	hopped := max(j.due, j.notBefore) > j.called && c.faults.server(j.called, e.At)
-	j.twice = settled || hopped
+	// Its process may have stored it anew, and have died, or lost its
+	// connection, before it could remove what it had been given.
+	_, dead := c.dead(j.res.proc)
+	halfway := j.res.proc != 0 && j.res.open && (dead || c.faults.outage(j.res.from, e.At))
+	j.twice = settled || hopped || halfway
 }
 
 // cause tells why a job is reserved anew though nobody has told the end of its

@@ -164,6 +164,8 @@ func (c *Checker) settled(e Event) {
 func (c *Checker) fenced(j *job, r *reservation, latest bool, e Event) {
 	switch {
 	case latest || r.unsure || c.copied(j):
+	case c.rules.Loose && c.faults.outage(min(r.from, e.Value-int64(notice)), e.At): // it went with the connection
+		j.twice = true
 	case r.attempt > j.res.attempt: // the follower only told of it later
 	case e.Code == EndDelete || e.Code == EndBury:
 		c.fail(I8, e, "settled by one who had lost it, and the broker took it")
