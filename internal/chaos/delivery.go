@@ -113,6 +113,9 @@ func (c *Checker) doubt(j *job, e Event) {
 	_, dead := c.dead(j.res.proc)
 	halfway := j.res.proc != 0 && j.res.open && (dead || c.faults.outage(j.res.from, e.At))
 	j.twice = settled || hopped || halfway
+	if settled {
+		j.troubles++ // the broker knows of no settlement
+	}
 }
 
 // cause tells why a job is reserved anew though nobody has told the end of its

@@ -126,6 +126,9 @@ func (c *Checker) ended(e Event) {
 func (c *Checker) settled(e Event) {
 	j := c.job(e)
 	r, latest := c.at(e)
+	if r == nil && j.twice { // one process had both, of the same attempt
+		r = &reservation{proc: e.Proc, attempt: e.Attempt}
+	}
 	if r == nil {
 		c.fail(I2, e, "it is settled without having been reserved")
 		return
