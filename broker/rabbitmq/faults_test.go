@@ -203,6 +203,41 @@ func TestEveryCallReturnsWhileTheServerIsStopped(t *testing.T) {
 	t.Logf("recovered in %v", time.Since(resumed))
 }
 
+func TestEveryCallReturnsWhileTheServerHangsForLong(t *testing.T) {
+	if os.Getenv("LINDA_LONG") == "" {
+		t.Skip("LINDA_LONG is not set")
+	}
+	server := brokerd.Run(t, brokerd.RabbitMQ)
+	b := opened(t, server.URL)
+	require.NoError(t, b.Push(job("job"), "q"))
+	held := one(t, b, "q")
+	require.NoError(t, server.Pause())
+	for began := time.Now(); time.Since(began) < 15*time.Second; {
+		asked := time.Now()
+		require.Error(t, b.Push(job("late"), "q"))
+		_, err := b.Pop("q", 60)
+		require.Error(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		_, err = b.(linda.Fetcher).Fetch(ctx, "q", 1, time.Minute)
+		cancel()
+		require.Error(t, err)
+		require.Less(t, time.Since(asked), 12*time.Second, "two calls of at most five seconds")
+	}
+	require.NoError(t, server.Resume())
+	resumed := time.Now()
+	require.Eventually(t, func() bool { return b.Push(job("after"), "q") == nil }, 10*time.Second, time.Millisecond)
+	seen := map[string]bool{}
+	for !seen["after"] {
+		got := one(t, b, "q")
+		seen[got.Payload.Class] = true
+		require.NoError(t, b.Delete("q", got))
+	}
+	t.Logf("recovered in %v", time.Since(resumed))
+	if err := b.Delete("q", held); err != nil { // its connection may have been given up
+		require.ErrorIs(t, err, linda.ErrLeaseLost)
+	}
+}
+
 func TestCloseDoesNotWaitForAServerThatIsStopped(t *testing.T) {
 	server := brokerd.Run(t, brokerd.RabbitMQ)
 	b := open(t, server.URL)
