@@ -111,6 +111,7 @@ func (c *Checker) counted(j *job, e Event) {
 func (c *Checker) ended(e Event) {
 	r, _ := c.at(e)
 	switch {
+	case r == nil && e.Kind == ContextEnded && c.job(e).res.proc != 0: // it was told already that it is lost
 	case r == nil:
 		c.fail(I2, e, "it ends without having been reserved")
 	case e.Kind == ContextEnded:
