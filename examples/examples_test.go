@@ -21,6 +21,7 @@ import (
 
 	"github.com/amlun/linda"
 	_ "github.com/amlun/linda/broker/beanstalkd"
+	_ "github.com/amlun/linda/broker/rabbitmq"
 	"github.com/amlun/linda/internal/brokerd"
 )
 
@@ -222,6 +223,22 @@ func TestBeanstalkdWorksOnWhatOtherProgramsPutAndKicksWhatIsBuried(t *testing.T)
 	worker.await("refused b.txt, attempt 1")
 	worker.signal(syscall.SIGTERM)
 	require.Zero(t, worker.exit(), "exit code")
+}
+
+func TestRabbitMQRunsWhatIsPushedAtOnceAndLater(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.RabbitMQ)
+	p := start(t, nil, "rabbitmq", "-connection", server.URL)
+	p.await("sent a letter to")
+	p.await("sent a letter to")
+	p.await("sent a letter to later@example.com")
+	require.Zero(t, p.exit(), "exit code")
+	broker, err := linda.NewBroker(server.URL)
+	require.NoError(t, err)
+	defer broker.Close()
+	s, err := broker.(linda.Inspector).Stats(t.Context(), "letters")
+	require.NoError(t, err)
+	require.Equal(t, linda.Stats{Delayed: -1, Reserved: -1}, s)
 }
 
 func client(t *testing.T, connection string) *redis.Client {

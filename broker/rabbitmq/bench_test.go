@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -61,6 +62,90 @@ func BenchmarkPush(b *testing.B) {
 		b.ReportMetric(float64(b.N*benchBatch)/b.Elapsed().Seconds(), "jobs/s")
 		_, _ = broker.(linda.Inspector).Purge(context.Background(), "single", linda.Ready)
 	})
+}
+
+// BenchmarkPickUp tells how long after its push a job runs on an idle worker.
+func BenchmarkPickUp(b *testing.B) {
+	server := brokerd.Run(b, brokerd.RabbitMQ)
+	d, err := linda.New(linda.Settings{Queue: "idle", Connection: server.URL, Concurrency: 10, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(b, err)
+	ran := make(chan time.Time, 1)
+	d.HandleFunc("bench", func(context.Context, *linda.Job) error { ran <- time.Now(); return nil })
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx) }()
+	var times []time.Duration
+	for b.Loop() {
+		time.Sleep(5 * time.Millisecond) // the worker is idle again
+		began := time.Now()
+		require.NoError(b, d.Push(ctx, job("bench")))
+		times = append(times, (<-ran).Sub(began))
+	}
+	report(b, times)
+	stop()
+	require.NoError(b, <-done)
+	require.NoError(b, d.Close())
+}
+
+// BenchmarkDelay tells how late delayed jobs come, by how long the delay is.
+func BenchmarkDelay(b *testing.B) {
+	server := brokerd.Run(b, brokerd.RabbitMQ)
+	broker := open(b, server.URL)
+	defer broker.Close()
+	for _, most := range []time.Duration{100 * time.Millisecond, time.Second, 4 * time.Second} {
+		b.Run(most.String(), func(b *testing.B) {
+			queue := "delay-" + most.String()
+			warm := job("warm")
+			warm.Delay = 2 * most // makes what the others need
+			require.NoError(b, broker.Push(warm, queue))
+			first, err := broker.(linda.Fetcher).Fetch(b.Context(), queue, 1, time.Minute)
+			require.NoError(b, err)
+			require.NoError(b, broker.Delete(queue, first[0]))
+			var times []time.Duration
+			late := make(chan time.Duration, 1<<16)
+			ctx, stop := context.WithCancel(b.Context())
+			var fetching sync.WaitGroup
+			fetching.Go(func() {
+				for ctx.Err() == nil {
+					jobs, err := broker.(linda.Fetcher).Fetch(ctx, queue, 10, time.Minute)
+					now := time.Now()
+					for _, j := range jobs {
+						due, _ := time.Parse(time.RFC3339Nano, j.Headers["due"])
+						late <- now.Sub(due)
+						err = broker.Delete(queue, j)
+					}
+					if err != nil && ctx.Err() == nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+			pushed := 0
+			for n := 0; b.Loop(); n++ {
+				j := job("bench")
+				j.Delay = time.Duration(n*7919%1000+1) * most / 1000
+				j.Headers = map[string]string{"due": time.Now().Add(j.Delay).Format(time.RFC3339Nano)}
+				pushed++
+				require.NoError(b, broker.Push(j, queue))
+				time.Sleep(3 * time.Millisecond)
+			}
+			for range pushed {
+				times = append(times, <-late)
+			}
+			stop()
+			fetching.Wait()
+			report(b, times)
+			if times[0] < 0 {
+				b.Errorf("early by %v", -times[0])
+			}
+		})
+	}
+}
+
+func report(b *testing.B, times []time.Duration) {
+	slices.Sort(times)
+	b.ReportMetric(float64(times[len(times)/2].Microseconds())/1000, "p50-ms")
+	b.ReportMetric(float64(times[len(times)*99/100].Microseconds())/1000, "p99-ms")
 }
 
 // BenchmarkDrain works jobs off with a dispatcher of 50 workers, beside 50

@@ -40,7 +40,6 @@ func TestMain(m *testing.M) {
 }
 
 func TestJobsOfAKilledWorkerRunAgainAtOnce(t *testing.T) {
-	t.Parallel()
 	server := brokerd.Run(t, brokerd.RabbitMQ)
 	b := opened(t, server.URL)
 	for range 5 {
@@ -67,10 +66,8 @@ func TestJobsOfAKilledWorkerRunAgainAtOnce(t *testing.T) {
 }
 
 func TestNoJobIsLostWhenTheServerIsKilled(t *testing.T) {
-	t.Parallel()
 	for _, kind := range []string{"quorum", "classic"} {
 		t.Run(kind, func(t *testing.T) {
-			t.Parallel()
 			server := brokerd.Run(t, brokerd.RabbitMQ)
 			url := server.URL + "?queue_type=" + kind
 			var mu sync.Mutex
@@ -147,7 +144,6 @@ func TestNoJobIsLostWhenTheServerIsKilled(t *testing.T) {
 const slack = 5 * time.Second
 
 func TestEveryCallReturnsWhileTheServerIsStopped(t *testing.T) {
-	t.Parallel()
 	server := brokerd.Run(t, brokerd.RabbitMQ)
 	b := opened(t, server.URL)
 	for range 3 {
@@ -207,8 +203,42 @@ func TestEveryCallReturnsWhileTheServerIsStopped(t *testing.T) {
 	t.Logf("recovered in %v", time.Since(resumed))
 }
 
+func TestEveryCallReturnsWhileTheServerHangsForLong(t *testing.T) {
+	if os.Getenv("LINDA_LONG") == "" {
+		t.Skip("LINDA_LONG is not set")
+	}
+	server := brokerd.Run(t, brokerd.RabbitMQ)
+	b := opened(t, server.URL)
+	require.NoError(t, b.Push(job("job"), "q"))
+	held := one(t, b, "q")
+	require.NoError(t, server.Pause())
+	for began := time.Now(); time.Since(began) < 15*time.Second; {
+		asked := time.Now()
+		require.Error(t, b.Push(job("late"), "q"))
+		_, err := b.Pop("q", 60)
+		require.Error(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		_, err = b.(linda.Fetcher).Fetch(ctx, "q", 1, time.Minute)
+		cancel()
+		require.Error(t, err)
+		require.Less(t, time.Since(asked), 12*time.Second, "two calls of at most five seconds")
+	}
+	require.NoError(t, server.Resume())
+	resumed := time.Now()
+	require.Eventually(t, func() bool { return b.Push(job("after"), "q") == nil }, 10*time.Second, time.Millisecond)
+	seen := map[string]bool{}
+	for !seen["after"] {
+		got := one(t, b, "q")
+		seen[got.Payload.Class] = true
+		require.NoError(t, b.Delete("q", got))
+	}
+	t.Logf("recovered in %v", time.Since(resumed))
+	if err := b.Delete("q", held); err != nil { // its connection may have been given up
+		require.ErrorIs(t, err, linda.ErrLeaseLost)
+	}
+}
+
 func TestCloseDoesNotWaitForAServerThatIsStopped(t *testing.T) {
-	t.Parallel()
 	server := brokerd.Run(t, brokerd.RabbitMQ)
 	b := open(t, server.URL)
 	require.NoError(t, b.Push(job("job"), "q"))
@@ -220,7 +250,6 @@ func TestCloseDoesNotWaitForAServerThatIsStopped(t *testing.T) {
 }
 
 func TestAMemoryAlarmStopsPushesAndNothingElse(t *testing.T) {
-	t.Parallel()
 	server := brokerd.Run(t, brokerd.RabbitMQ)
 	b := opened(t, server.URL)
 	for range 3 {
@@ -255,7 +284,6 @@ func TestAMemoryAlarmStopsPushesAndNothingElse(t *testing.T) {
 }
 
 func TestACutConnectionLosesReservationsAndNoJob(t *testing.T) {
-	t.Parallel()
 	server := brokerd.Run(t, brokerd.RabbitMQ)
 	b, other := opened(t, server.URL), opened(t, server.URL)
 	require.NoError(t, b.Push(job("job"), "q"))
@@ -283,7 +311,6 @@ func TestACutConnectionLosesReservationsAndNoJob(t *testing.T) {
 }
 
 func TestAQueueThatIsDeletedIsMadeAgain(t *testing.T) {
-	t.Parallel()
 	server := brokerd.Run(t, brokerd.RabbitMQ)
 	b := opened(t, server.URL)
 	require.NoError(t, b.Push(job("job"), "q"))

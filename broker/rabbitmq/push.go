@@ -40,23 +40,26 @@ type post struct {
 	dead  bool // in the queue of the dead jobs
 }
 
-// Posts that the server did not take are tried again a few times.
+// Posts that the server did not take are tried again for a while: on a busy
+// machine it takes seconds until a new quorum queue has its leader.
 const (
-	sendTries = 6
+	sendFor   = 4 * time.Second
 	sendPause = 30 * time.Millisecond // before the second try, doubled before each other
+	sendMost  = 500 * time.Millisecond
 )
 
 // send publishes posts and awaits their confirms. It returns an error for each.
 func (b *broker) send(ctx context.Context, queue string, posts []post) []error {
 	errs := b.sendOnce(ctx, queue, posts)
-	for try := 1; try < sendTries; try++ {
+	began := time.Now()
+	for pause := sendPause; time.Since(began) < sendFor; pause = min(2*pause, sendMost) {
 		var again []int
 		for i, err := range errs {
 			if errors.Is(err, errUnroutable) || errors.Is(err, errRefused) {
 				again = append(again, i)
 			}
 		}
-		if len(again) == 0 || !wait(ctx, sendPause<<(try-1)) {
+		if len(again) == 0 || !wait(ctx, pause) {
 			break
 		}
 		if k, err := b.work.get(ctx); err == nil { // the queue may have been deleted since it was declared

@@ -44,3 +44,59 @@ func (t *tags) note(settled ...uint64) {
 		}
 	}
 }
+
+// acknowledge removes deliveries from the queue, and returns those that it
+// could not: all of them when the channel is gone, and with it the
+// reservations.
+//
+// Sending under the mutex only fills a buffer, see socket. It has to be there:
+// an acknowledgement of many that overtakes one of them would have the server
+// close the channel.
+func (t *tap) acknowledge(deliveries []*delivery) (lost []*delivery) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return deliveries
+	}
+	ours, lost := t.finish(deliveries)
+	upTo, single := t.settled.settle(ours)
+	ok := upTo == 0 || t.ch.Ack(upTo, true) == nil
+	for _, tag := range single {
+		ok = ok && t.ch.Ack(tag, false) == nil
+	}
+	if !ok {
+		return deliveries
+	}
+	return lost
+}
+
+// reject gives deliveries back to the server, which counts them.
+func (t *tap) reject(deliveries []*delivery) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ours, _ := t.finish(deliveries)
+	t.settled.note(ours...)
+	for _, tag := range ours {
+		if !t.closed {
+			_ = t.ch.Reject(tag, true)
+		}
+	}
+}
+
+// finish ends deliveries, and returns the tags of those that were not ended
+// before: the server closes the channel where one is settled twice. It needs
+// mu.
+func (t *tap) finish(deliveries []*delivery) (ours []uint64, before []*delivery) {
+	for _, d := range deliveries {
+		if d.over {
+			before = append(before, d)
+			continue
+		}
+		d.over = true
+		if d.flow != nil {
+			d.flow.open--
+		}
+		ours = append(ours, d.tag)
+	}
+	return ours, before
+}

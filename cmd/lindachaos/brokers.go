@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	_ "github.com/amlun/linda/broker/beanstalkd"
+	_ "github.com/amlun/linda/broker/rabbitmq"
 	"github.com/amlun/linda/internal/brokerd"
 	"github.com/amlun/linda/internal/chaos"
 )
@@ -21,11 +22,15 @@ type target struct {
 	args []string      // of the server
 	url  string        // where kind is nil
 
-	bound    bool          // jobs of a connection that breaks come back at once
-	copies   bool          // a push of unknown outcome may make several jobs
-	inexact  bool          // not every delivery is counted
-	spared   []chaos.Fault // what it does not promise to survive
-	rerun    time.Duration // beyond the lease: how long after a kill jobs wait
+	bound    bool                                        // jobs of a connection that breaks come back at once
+	copies   bool                                        // a push of unknown outcome may make several jobs
+	loose    bool                                        // settlements are not confirmed, and may be undone by a failure
+	inexact  bool                                        // not every delivery is counted
+	spared   []chaos.Fault                               // what it does not promise to survive
+	quiet    time.Duration                               // nothing may be ready for so long at the end, where not all states are counted
+	warm     time.Duration                               // before the first fault
+	rerun    time.Duration                               // beyond the lease: how long after a kill jobs wait
+	prepare  func(ctx context.Context, url string) error // before workers begin
 	special  func(ctx context.Context, url string) error
 	residue  func(ctx context.Context, url string) (string, error)
 	password string // that the server asks for; it is in no log
@@ -57,6 +62,19 @@ var targets = map[string]target{
 		// A reservation that is open when it is killed is not counted.
 		bound: true, copies: true, inexact: true,
 		rerun: time.Second,
+	},
+	"rabbitmq": {
+		kind: &brokerd.RabbitMQ,
+		// The jobs of a connection go with it, the server knows no publish
+		// again, and it does not confirm that it has removed a job.
+		bound: true, copies: true, loose: true,
+		rerun: time.Second,
+		// It cannot count what is delayed or reserved. A job that is delayed by
+		// its push, by a retry or by a reservation is ready again by then.
+		quiet:   10 * time.Second,
+		warm:    5 * time.Second,
+		prepare: rabbitQueue,
+		residue: rabbitResidue,
 	},
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	neturl "net/url"
@@ -106,7 +107,7 @@ func run(ctx context.Context, c config, out io.Writer) (*chaos.Report, []chaos.P
 
 // rules are what a run on a target is held to.
 func (c *config) rules(t target) chaos.Rules {
-	r := chaos.Rules{Lease: c.lease, Bound: t.bound, Copies: t.copies, Inexact: t.inexact}
+	r := chaos.Rules{Lease: c.lease, Bound: t.bound, Copies: t.copies, Loose: t.loose, Inexact: t.inexact}
 	if t.rerun > 0 {
 		r.Rerun = c.lease + t.rerun
 	}
@@ -137,6 +138,11 @@ func (h *harness) begin(ctx context.Context) (err error) {
 	}
 	if h.server == nil {
 		if h.inside, err = linda.NewBroker(h.url); err != nil {
+			return err
+		}
+	}
+	if h.target.prepare != nil {
+		if err := h.target.prepare(ctx, h.url); err != nil {
 			return err
 		}
 	}
@@ -188,7 +194,9 @@ func (h *harness) load(ctx context.Context) {
 			cancel()
 		})
 	}
-	h.inject(ctx)
+	if rest(ctx, h.target.warm) {
+		h.inject(ctx)
+	}
 	<-ctx.Done()
 }
 
@@ -218,8 +226,10 @@ func (h *harness) drain(ctx context.Context) (ok bool) {
 		return false
 	}
 	var s linda.Stats
-	for rest(ctx, 20*time.Millisecond) {
-		if s, err = in.Stats(ctx, queue); err == nil && s.Ready <= 0 && s.Delayed <= 0 && s.Reserved <= 0 {
+	for since := time.Now(); rest(ctx, 20*time.Millisecond); {
+		if s, err = in.Stats(ctx, queue); err != nil || s.Ready > 0 || s.Delayed > 0 || s.Reserved > 0 {
+			since = time.Now()
+		} else if time.Since(since) >= h.target.quiet {
 			return true
 		}
 	}
@@ -244,6 +254,9 @@ func (h *harness) dump(ctx context.Context) error {
 	places := []linda.State{chaos.InReady: linda.Ready, chaos.InDelayed: linda.Delayed, chaos.InReserved: linda.Reserved, chaos.InDead: linda.Dead}
 	for place, state := range places {
 		jobs, err := in.Peek(ctx, queue, state, 1000)
+		if errors.Is(err, errors.ErrUnsupported) { // residue looks for them
+			continue
+		}
 		if err != nil {
 			return err
 		}

@@ -44,6 +44,16 @@ func TestRedisKeepsItsPromisesInShortChaos(t *testing.T) {
 	t.Log(out.String())
 }
 
+// No fault is brought about but what deadly jobs do to their workers: it is the
+// coming and going of workers that the server miscounts, if they cancel.
+func TestRabbitMQKeepsItsPromisesWhenWorkersDie(t *testing.T) {
+	brokerd.Run(t, brokerd.RabbitMQ) // skips where there is none
+	var out bytes.Buffer
+	status := command(t.Context(), strings.Fields("-broker rabbitmq -for 2s -seed 0x5eed"), &out)
+	require.Zero(t, status, out.String())
+	t.Log(out.String())
+}
+
 // A Redis that keeps nothing on its disk loses what it acknowledged, when it is
 // killed: the harness has to see that, and that the end of a worker has nothing
 // to do with it.

@@ -3,8 +3,10 @@ package brokerd
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
+	neturl "net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,11 +29,59 @@ var RabbitMQ = Kind{
 	url:     func(s setup) string { return "amqp://guest:guest@" + s.addr() + "/" },
 }
 
+// RabbitMQTLS is RabbitMQ that speaks TLS only, with a certificate for 127.0.0.1 and the authority of it: cert.pem, key.pem
+// and ca.pem in its folder. It asks clients for one of the same authority, so the URL names these files.
+var RabbitMQTLS = Kind{
+	name:    "rabbitmq",
+	binary:  RabbitMQ.binary,
+	places:  RabbitMQ.places,
+	ports:   2,
+	command: rabbitTLSCommand,
+	ready: func(ctx context.Context, s setup, _ int) error {
+		config, err := testTLSConfig(s, authorityOf(s))
+		if err != nil {
+			return err
+		}
+		conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", s.addr())
+		if err != nil {
+			return err
+		}
+		return rabbitGreets(ctx, conn, s)
+	},
+	url: func(s setup) string {
+		options := neturl.Values{"cacertfile": {authorityOf(s)}, "certfile": {certOf(s)}, "keyfile": {keyOf(s)}}
+		return "amqps://guest:guest@" + s.addr() + "/?" + options.Encode()
+	},
+}
+
 // rabbitCookie lets Eval in. It is no secret: whoever is on this machine may read the folder.
 const rabbitCookie = "linda"
 
 func rabbitCommand(_ context.Context, s setup) (*exec.Cmd, error) {
-	if err := os.WriteFile(filepath.Join(s.dir, "rabbitmq.conf"), []byte(rabbitConf(s)), 0o600); err != nil {
+	return rabbitCommandWith(s, "listeners.tcp.local = "+s.addr())
+}
+
+func authorityOf(s setup) string { return filepath.Join(s.dir, "ca.pem") }
+
+func rabbitTLSCommand(_ context.Context, s setup) (*exec.Cmd, error) {
+	if _, err := os.Stat(certOf(s)); err != nil {
+		if err := makeSignedCertificate(authorityOf(s), certOf(s), keyOf(s)); err != nil {
+			return nil, err
+		}
+	}
+	return rabbitCommandWith(s,
+		"listeners.tcp = none",
+		"listeners.ssl.local = "+s.addr(),
+		"ssl_options.cacertfile = "+authorityOf(s),
+		"ssl_options.certfile = "+certOf(s),
+		"ssl_options.keyfile = "+keyOf(s),
+		"ssl_options.verify = verify_peer",
+		"ssl_options.fail_if_no_peer_cert = true",
+	)
+}
+
+func rabbitCommandWith(s setup, listen ...string) (*exec.Cmd, error) {
+	if err := os.WriteFile(filepath.Join(s.dir, "rabbitmq.conf"), []byte(rabbitConf(s, listen)), 0o600); err != nil {
 		return nil, err
 	}
 	script, err := rabbitScript(s.binary)
@@ -67,16 +117,15 @@ func rabbitScript(binary string) (string, error) {
 	return path, err
 }
 
-func rabbitConf(s setup) string {
-	lines := append([]string{
-		"listeners.tcp.local = " + s.addr(),
+func rabbitConf(s setup, listen []string) string {
+	lines := append(listen, []string{
 		"cluster_name = " + filepath.Base(s.dir),
 		"log.file = false",
 		"log.console = true",
 		"log.console.level = info",
 		"raft.wal_max_size_bytes = 16777216",
-	}, s.args...)
-	return strings.Join(lines, "\n") + "\n"
+	}...)
+	return strings.Join(append(lines, s.args...), "\n") + "\n"
 }
 
 func rabbitNode(s setup) string { return filepath.Base(s.dir) + "@localhost" }
@@ -89,12 +138,16 @@ func rabbitDistribution(s setup, name string) []string {
 	}
 }
 
-// rabbitReady reads the first frame of AMQP, in which the server tells its name.
 func rabbitReady(ctx context.Context, s setup, _ int) error {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", s.addr())
 	if err != nil {
 		return err
 	}
+	return rabbitGreets(ctx, conn, s)
+}
+
+// rabbitGreets reads the first frame of AMQP, in which the server tells its name, and closes the connection.
+func rabbitGreets(ctx context.Context, conn net.Conn, s setup) error {
 	defer conn.Close()
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = conn.SetDeadline(deadline)

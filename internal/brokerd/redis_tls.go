@@ -28,7 +28,7 @@ var RedisTLS = Kind{
 	ports:   1,
 	command: redisTLSCommand,
 	ready: func(ctx context.Context, s setup, pid int) error {
-		config, err := redisTLSConfig(s)
+		config, err := testTLSConfig(s, certOf(s))
 		if err != nil {
 			return err
 		}
@@ -76,13 +76,17 @@ func redisTLSCommand(ctx context.Context, s setup) (*exec.Cmd, error) {
 		"--tls-cert-file", certOf(s), "--tls-key-file", keyOf(s), "--tls-ca-cert-file", certOf(s))
 }
 
-func redisTLSConfig(s setup) (*tls.Config, error) {
+func testTLSConfig(s setup, authorityFile string) (*tls.Config, error) {
 	pair, err := tls.LoadX509KeyPair(certOf(s), keyOf(s))
 	if err != nil {
 		return nil, err
 	}
+	text, err := os.ReadFile(authorityFile)
+	if err != nil {
+		return nil, err
+	}
 	authority := x509.NewCertPool()
-	authority.AddCert(pair.Leaf)
+	authority.AppendCertsFromPEM(text)
 	return &tls.Config{
 		ServerName: "127.0.0.1", MinVersion: tls.VersionTLS12,
 		RootCAs: authority, Certificates: []tls.Certificate{pair},
@@ -96,7 +100,31 @@ func makeCertificate(certFile, keyFile string) error {
 	if err != nil {
 		return err
 	}
-	certificate := &x509.Certificate{
+	certificate := newCertificate()
+	return writeSigned(certFile, keyFile, certificate, certificate, key, key)
+}
+
+// makeSignedCertificate writes the like, with an authority of its own in caFile.
+func makeSignedCertificate(caFile, certFile, keyFile string) error {
+	if err := makeCertificate(caFile, keyFile); err != nil {
+		return err
+	}
+	authority, err := tls.LoadX509KeyPair(caFile, keyFile)
+	if err != nil {
+		return err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	certificate := newCertificate()
+	certificate.IsCA, certificate.KeyUsage = false, x509.KeyUsageDigitalSignature
+	certificate.Subject.CommonName = "linda test server"
+	return writeSigned(certFile, keyFile, certificate, authority.Leaf, key, authority.PrivateKey)
+}
+
+func newCertificate() *x509.Certificate {
+	return &x509.Certificate{
 		SerialNumber:          big.NewInt(time.Now().UnixNano()),
 		Subject:               pkix.Name{CommonName: "linda test"},
 		NotBefore:             time.Now().Add(-time.Hour),
@@ -107,7 +135,10 @@ func makeCertificate(certFile, keyFile string) error {
 		IsCA:                  true,
 		BasicConstraintsValid: true,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, certificate, certificate, &key.PublicKey, key)
+}
+
+func writeSigned(certFile, keyFile string, certificate, by *x509.Certificate, key *ecdsa.PrivateKey, byKey any) error {
+	der, err := x509.CreateCertificate(rand.Reader, certificate, by, &key.PublicKey, byKey)
 	if err != nil {
 		return err
 	}

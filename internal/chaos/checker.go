@@ -17,6 +17,11 @@ type Rules struct {
 	// Copies says that a push of unknown outcome may have made more than one
 	// job of an id.
 	Copies bool
+	// Loose says that the server does not confirm that a settlement has
+	// reached it. One that was told as done may be undone where the process,
+	// the network or the server fails: a deleted job is delivered again, and
+	// one that was released, or hops from delay to delay, is there twice.
+	Loose bool
 	// Inexact says that the broker does not count every delivery.
 	Inexact bool
 	// Stall is for how long nothing may happen while there is work and no
@@ -70,7 +75,9 @@ type job struct {
 	notBefore   int64 // of its next start, after a release with delay
 	doneAt      int64 // when it was deleted or buried
 	res         reservation
-	push        Kind // 0: nobody pushed it
+	settledAt   int64  // when the last settlement that was told as done was sent
+	settledBy   uint32 // who sent it
+	push        Kind   // 0: nobody pushed it
 	class       Class
 	starts      uint16
 	troubles    uint16 // reservations that ended without a word
@@ -81,6 +88,7 @@ type job struct {
 	done, dead  bool  // acknowledged
 	place       Place // where it is at the end, if present
 	present     bool
+	twice       bool  // it may be there more than once, or again
 	again       Cause // why its next start is a repetition; 0: it is none
 	debt        *debt // of again, where that waits for a reason
 	againFrom   int64 // when the worker of the run before it was killed, if it was

@@ -120,6 +120,15 @@ var stories = map[string]struct {
 	"I1 so may one whose process died":         {tale: tell().add(Event{Kind: PushCalled, Job: 1})},
 	"I1 it succeeded, and its worker died":     {tale: tell().push(1, 0).fetch(1, 1, 1).start(1, 1, 1).finish(1, 1, 1, Success).kill(1)},
 
+	"I3 loose: no failure, no excuse": {tale: tell().push(1, 0).run(1, 1, 1).wait(lease).fetch(2, 1, 2), rules: Rules{Loose: true}, breaks: []Rule{I3}},
+	"I3 loose: another worker was killed": {tale: tell().push(1, 0).run(1, 1, 1).wait(lease).kill(2).fetch(3, 1, 2), rules: Rules{Loose: true},
+		breaks: []Rule{I3}},
+	"I3 loose: its worker was killed after it deleted": {tale: tell().push(1, 0).run(1, 1, 1).kill(1).run(2, 1, 2), rules: Rules{Loose: true}},
+	"I3 loose: the server was killed":                  {tale: tell().push(1, 0).run(1, 1, 1).fault(KillServer, 0, time.Second).run(2, 1, 2), rules: Rules{Loose: true}},
+	"I3 confirmed: the server was killed": {tale: tell().push(1, 0).run(1, 1, 1).fault(KillServer, 0, time.Second).fetch(2, 1, 2),
+		breaks: []Rule{I3}},
+	"I1 loose: lost is lost": {tale: tell().push(1, 0).fault(KillServer, 0, time.Second), rules: Rules{Loose: true}, breaks: []Rule{I1}},
+
 	"I2 what nobody pushed runs":     {tale: tell().run(1, 1, 1), breaks: []Rule{I2}},
 	"I2 a refused push runs":         {tale: tell().add(Event{Kind: PushCalled, Job: 1}, Event{Kind: PushRefused, Job: 1}).run(1, 1, 1), breaks: []Rule{I2}},
 	"I2 it was refused after it ran": {tale: tell().add(Event{Kind: PushCalled, Job: 1}).run(1, 1, 1).add(Event{Kind: PushRefused, Job: 1}), breaks: []Rule{I2}},

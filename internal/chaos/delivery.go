@@ -1,11 +1,15 @@
 package chaos
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // fetched judges a new reservation.
 func (c *Checker) fetched(e Event) {
 	j := c.job(e)
 	next := reservation{proc: e.Proc, attempt: e.Attempt, from: e.Value, until: e.Value + int64(c.rules.Lease), toldAt: e.At, open: true}
+	c.doubt(j, e)
 	switch {
 	case j.push == 0:
 		c.fail(I2, e, "nobody pushed it")
@@ -43,7 +47,11 @@ func (c *Checker) unseen(j *job, e Event) {
 	}
 	j.troubles += uint16(gap)
 	j.res.unseen = true
-	if !c.faults.any(max(j.called, j.res.from), e.At) {
+	since := max(j.called, j.res.from)
+	if c.rules.Bound { // it hands out to a dead connection until it notices
+		since -= int64(notice)
+	}
+	if !c.copied(j) && !c.faults.any(since, e.At) {
 		c.fail(I4, e, "it was delivered to nobody before, for no reason")
 	}
 }
@@ -84,7 +92,31 @@ func (r *reservation) of(job uint32) holder {
 }
 
 // copied reports whether the broker may hold the job twice.
-func (c *Checker) copied(j *job) bool { return c.rules.Copies && j.push == PushUnknown }
+func (c *Checker) copied(j *job) bool { return j.twice || c.rules.Copies && j.push == PushUnknown }
+
+// notice is how long a server may take to see that a connection is gone, or to
+// store what it has been sent.
+const notice = time.Second
+
+// doubt notes that a settlement may have been lost, or a hop of a delay done
+// twice, by a failure since then.
+func (c *Checker) doubt(j *job, e Event) {
+	if !c.rules.Loose || j.twice {
+		return
+	}
+	settled := j.settledAt != 0 && c.faults.during(j.settledAt-int64(notice), e.At, func(s faultSpan) bool {
+		return !s.kind.ofWorker() || s.victim == j.settledBy
+	})
+	hopped := max(j.due, j.notBefore) > j.called && c.faults.server(j.called, e.At)
+	// Its process may have stored it anew, and have died, or lost its
+	// connection, before it could remove what it had been given.
+	_, dead := c.dead(j.res.proc)
+	halfway := j.res.proc != 0 && j.res.open && (dead || c.faults.outage(j.res.from, e.At))
+	j.twice = settled || hopped || halfway
+	if settled {
+		j.troubles++ // the broker knows of no settlement
+	}
+}
 
 // cause tells why a job is reserved anew though nobody has told the end of its
 // last reservation; 0 if there is no reason yet. One may come: a process tells

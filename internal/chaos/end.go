@@ -61,7 +61,7 @@ func (c *Checker) closeJob(n uint32) {
 		c.fail(I9, e, "the broker still holds it")
 	case j.dead && !buried:
 		c.fail(I9, e, "it was buried, and the broker does not hold it")
-	case buried && j.done:
+	case buried && j.done && !j.twice:
 		c.fail(I3, e, "it was deleted, and yet it is dead")
 	}
 }

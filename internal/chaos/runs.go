@@ -13,12 +13,15 @@ func (c *Checker) started(e Event) {
 		c.fail(I2, e, "it runs without a reservation")
 		return
 	}
-	if r.startedAt != 0 {
+	if r.startedAt != 0 && !c.copied(j) {
 		c.fail(I5, e, "one reservation, two runs")
 		return
 	}
 	r.startedAt = e.At
 	j.starts++
+	if j.twice { // which of them waits for its retry is not known
+		j.notBefore = 0
+	}
 	c.early(j, e)
 	c.exclusive(j, r, e)
 	if !latest {
@@ -67,6 +70,8 @@ func (c *Checker) exclusive(j *job, r *reservation, e Event) {
 		c.report.Overlaps++
 	case c.faults.stopped(other.proc, other.from, e.At), c.faults.stopped(r.proc, r.from, e.At):
 		c.report.Overlaps++
+	case c.rules.Bound && c.faults.outage(other.from, e.At):
+		c.report.Overlaps++ // the server does not wait until its process knows
 	case c.copied(j):
 	default:
 		c.fail(I5, e, "another process runs it, and its context has not ended in time")
@@ -93,6 +98,9 @@ func (c *Checker) others(e Event, than *reservation) iter.Seq2[holder, *reservat
 
 // counted judges the attempt of a run.
 func (c *Checker) counted(j *job, e Event) {
+	if c.copied(j) {
+		return
+	}
 	excused := j.uncounted || j.troubles > 0
 	if !c.rules.Inexact && (e.Attempt < j.lastAttempt || e.Attempt == j.lastAttempt && !excused) {
 		c.fail(I11, e, "its attempt is not greater than that before")
@@ -103,6 +111,7 @@ func (c *Checker) counted(j *job, e Event) {
 func (c *Checker) ended(e Event) {
 	r, _ := c.at(e)
 	switch {
+	case r == nil && e.Kind == ContextEnded && c.job(e).res.proc != 0: // it was told already that it is lost
 	case r == nil:
 		c.fail(I2, e, "it ends without having been reserved")
 	case e.Kind == ContextEnded:
@@ -118,6 +127,9 @@ func (c *Checker) ended(e Event) {
 func (c *Checker) settled(e Event) {
 	j := c.job(e)
 	r, latest := c.at(e)
+	if r == nil && j.twice { // one process had both, of the same attempt
+		r = &reservation{proc: e.Proc, attempt: e.Attempt}
+	}
 	if r == nil {
 		c.fail(I2, e, "it is settled without having been reserved")
 		return
@@ -136,6 +148,7 @@ func (c *Checker) settled(e Event) {
 		}
 		return
 	}
+	j.settledAt, j.settledBy = e.Value, e.Proc
 	j.uncounted = j.uncounted || e.Code == EndUncount
 	if releases && c.pay(e, 0) {
 		j.troubles--
@@ -155,6 +168,8 @@ func (c *Checker) settled(e Event) {
 func (c *Checker) fenced(j *job, r *reservation, latest bool, e Event) {
 	switch {
 	case latest || r.unsure || c.copied(j):
+	case c.rules.Loose && c.faults.outage(min(r.from, e.Value-int64(notice)), e.At): // it went with the connection
+		j.twice = true
 	case r.attempt > j.res.attempt: // the follower only told of it later
 	case e.Code == EndDelete || e.Code == EndBury:
 		c.fail(I8, e, "settled by one who had lost it, and the broker took it")

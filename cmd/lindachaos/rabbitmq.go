@@ -1,0 +1,60 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/amlun/linda"
+)
+
+// rabbitQueue makes the queue: RabbitMQ 3.10 breaks the channel of whoever
+// consumes from a queue that another one declares just then, and counts what it
+// has sent there as delivered.
+func rabbitQueue(ctx context.Context, url string) error {
+	b, err := linda.NewBroker(url)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = b.Close() }()
+	in, _ := linda.As[linda.Inspector](b)
+	_, err = in.Kick(ctx, queue, 0)
+	return err
+}
+
+// rabbitResidue names queues that still hold something: the ready jobs, those
+// that are delayed, and those whose queue was not there when their delay ended.
+func rabbitResidue(_ context.Context, url string) (string, error) {
+	conn, err := amqp.Dial(url)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = conn.Close() }()
+	names := []string{queue, "linda:delay:unrouted"}
+	for digit := range 18 {
+		for value := 1; value <= 3; value++ {
+			names = append(names, fmt.Sprintf("linda:delay:v1:%d:%d", digit, value))
+		}
+	}
+	left := ""
+	for _, name := range names {
+		ch, err := conn.Channel() // which an unknown queue closes
+		if err != nil {
+			return "", err
+		}
+		q, err := ch.QueueDeclarePassive(name, true, false, false, false, nil)
+		var refused *amqp.Error
+		switch {
+		case errors.As(err, &refused) && refused.Code == amqp.NotFound:
+			continue
+		case err != nil:
+			return "", err
+		case q.Messages > 0:
+			left += fmt.Sprintf("%d in queue %s ", q.Messages, name)
+		}
+		_ = ch.Close()
+	}
+	return left, nil
+}
