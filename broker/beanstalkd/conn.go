@@ -163,6 +163,21 @@ func (c *conn) do(ctx context.Context, cmd *commands, late func([]reply)) ([]rep
 	return x.answers()
 }
 
+// tell sends commands and does not wait: then has the answers when they come. It
+// reports whether they could be sent.
+func (c *conn) tell(cmd *commands, then func([]reply)) bool {
+	x, err := c.send(cmd)
+	if err != nil {
+		return false
+	}
+	if !x.leave(then) {
+		if answers, err := x.answers(); err == nil {
+			then(answers)
+		}
+	}
+	return true
+}
+
 // answers are those to the commands of an exchange that has ended.
 func (x *exchange) answers() ([]reply, error) {
 	if x.err != nil {

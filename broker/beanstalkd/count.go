@@ -15,34 +15,34 @@ const shortest = time.Second
 // in the body or is none that counts; what is left are deliveries.
 func (r *reservation) know(stats string, sent time.Time) {
 	r.learn(stats)
-	r.pri = uint64(field(stats, "pri"))
 	r.native = field(stats, "reserves") - field(stats, "releases") - field(stats, "buries")
 	r.counted = true
 	r.plain = r.native == 1 && field(stats, "reserves") == 1 && field(stats, "kicks") == 0 && field(stats, "delay") == 0
-	r.age = time.Duration(field(stats, "age")) * time.Second
 	r.sure(sent.Add(time.Duration(field(stats, "time-left")) * time.Second))
 }
 
-// learn reads the time to run from what stats-job tells.
+// learn reads the priority and the time to run from what stats-job tells.
 func (r *reservation) learn(stats string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.pri = uint64(field(stats, "pri"))
 	r.ttr, r.known = time.Duration(field(stats, "ttr"))*time.Second, true
 }
 
-// runs returns the time to run, and whether the server has told it.
-func (r *reservation) runs() (ttr time.Duration, known bool) {
+// traits returns the priority and the time to run, and whether the server has
+// told them.
+func (r *reservation) traits() (pri uint64, ttr time.Duration, known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.ttr, r.known
+	return r.pri, r.ttr, r.known
 }
 
-// peace is what a server tells of everything by which it takes jobs back that
-// were not handed back to it: reservations that ran out, and connections that
-// closed. As long as it is the same, none was.
+// peace is what a server tells of everything by which jobs become READY that
+// were reserved: reservations that ran out, connections that closed, releases
+// and kicks. As long as it is the same, none was.
 type peace struct {
-	server           string
-	timeouts, closed int64
+	server                            string
+	timeouts, closed, released, kicks int64
 }
 
 func readPeace(stats string) peace {
@@ -50,6 +50,8 @@ func readPeace(stats string) peace {
 		server:   textField(stats, "id"),
 		timeouts: field(stats, "job-timeouts"),
 		closed:   field(stats, "total-connections") - field(stats, "current-connections"),
+		released: field(stats, "cmd-release"),
+		kicks:    field(stats, "cmd-kick"),
 	}
 }
 
@@ -58,45 +60,41 @@ func readPeace(stats string) peace {
 type row struct {
 	jobs  []*reservation
 	sent  time.Time // the exchange
-	quiet bool      // the server took no job back since before it
+	quiet bool      // no job came back since before it
 }
 
-// split parts a row into the jobs to ask about, and those of whose deliveries
-// the answers will tell as well.
+// vouched is a job that has never been reserved before if its head has not.
+type vouched struct{ job, head *reservation }
+
+// split parts a row into the jobs to ask about, and those that the answers tell
+// of as well.
 //
-// Jobs of one priority leave a tube by their ids. So where the first job and the
-// last were never anything but ready before, have the same priority, and were
-// both there when the row began, then those between, whose ids lie between
-// theirs, have never left it either: else they would have done so after the
-// first. And none of them came back in the meantime.
-func (w row) split() (ask, between []*reservation) {
-	n := len(w.jobs)
-	if !w.quiet || n <= few {
+// A head that was never anything but ready was there to be reserved from its put
+// on. Whatever is reserved before it is more urgent, or of its priority and of a
+// lower id. A job of a higher id was put later. So had it been reserved before,
+// it is more urgent than the head; and then it was not ready when the head was
+// reserved in this row, and became so since: which is not so, as none came back.
+func (w row) split() (ask []*reservation, rest []vouched) {
+	if !w.quiet || len(w.jobs) <= few {
 		return w.jobs, nil
 	}
-	first, last := w.jobs[0], w.jobs[n-1]
-	ask = []*reservation{first, last}
-	for _, r := range w.jobs[1 : n-1] {
-		if first.id < r.id && r.id < last.id {
-			between = append(between, r)
-		} else {
+	var head *reservation
+	for _, r := range w.jobs {
+		if head == nil || r.id < head.id {
+			head = r
 			ask = append(ask, r)
+		} else {
+			rest = append(rest, vouched{job: r, head: head})
 		}
 	}
-	return ask, between
+	return ask, rest
 }
 
-// proven reports whether the answers about the first and the last of a row, read
-// at a time, show that those between were delivered once.
-func (w row) proven(read time.Time) bool {
-	first, last := w.jobs[0], w.jobs[len(w.jobs)-1]
-	return first.plain && last.plain && first.pri == last.pri && last.age >= read.Sub(w.sent)
-}
-
-// assume takes over that a job was delivered once. Its time to run is asked for
-// when it matters: should its handler take long, or the job be put again.
-func (r *reservation) assume(pri uint64, sent time.Time) {
+// assume takes over that a job was delivered once, by an exchange sent at a
+// time. Its priority and time to run are asked for when they matter: should its
+// handler take long, or the job be put or released again.
+func (r *reservation) assume(sent time.Time) {
 	r.ttr = shortest
-	r.pri, r.native, r.counted = pri, 1, true
+	r.native, r.counted = 1, true
 	r.sure(sent.Add(shortest))
 }

@@ -14,17 +14,16 @@ type reservation struct {
 	conn    *conn
 	id      uint64
 	body    string
-	pri     uint64
-	native  int64         // deliveries that the server has counted for this body
-	counted bool          // native is that
-	plain   bool          // it was never anything but ready before
-	age     time.Duration // since it was put, less than a second more
+	native  int64 // deliveries that the server has counted for this body
+	counted bool  // native is that
+	plain   bool  // it was never anything but ready before
 	job     *linda.Job
 	receipt *linda.Receipt
 
 	mu       sync.Mutex
+	pri      uint64        // guarded by mu: the priority
 	ttr      time.Duration // guarded by mu: the time to run
-	known    bool          // guarded by mu: ttr is what the server has told
+	known    bool          // guarded by mu: pri and ttr are what the server has told
 	surely   time.Time     // guarded by mu: until then the server has not taken it back
 	touching bool          // guarded by mu: an answer to a touch is awaited
 	outcome  *outcome      // guarded by mu: of the last settlement
@@ -69,7 +68,7 @@ func (b *broker) FetchNow(ctx context.Context, queue string, max int, lease time
 }
 
 const (
-	drainLeast = 4
+	drainLeast = few // which makes no question more
 	drainMost  = 256
 )
 
@@ -83,7 +82,8 @@ func (b *broker) drain(ctx context.Context, queue string, c *conn, first *reserv
 	if first != nil {
 		got.add(row{jobs: []*reservation{first}})
 	}
-	size := t.guess()
+	size, most := t.guess()
+	max = min(max, most)
 	for empty := false; !empty || len(got.asking) > 0; size *= 4 {
 		ask := &commands{}
 		for _, r := range got.asking {
@@ -108,6 +108,7 @@ func (b *broker) drain(ctx context.Context, queue string, c *conn, first *reserv
 			return nil, err
 		}
 		answers = got.read(answers, sent)
+		empty = empty || got.crashed()
 		next := row{jobs: b.claim(c, answers[:room]), sent: sent}
 		if room > few {
 			after := readPeace(answers[room].data)
@@ -117,23 +118,24 @@ func (b *broker) drain(ctx context.Context, queue string, c *conn, first *reserv
 		got.add(next)
 		empty = empty || len(next.jobs) < room || room == 0
 	}
-	t.drained(len(got.jobs))
-	return b.handOut(ctx, queue, c, got.counted(), lease)
+	jobs, err := b.handOut(ctx, queue, c, got.counted(), lease)
+	t.drained(len(jobs), len(jobs) < len(got.jobs))
+	return jobs, err
 }
 
 // gathering is the jobs that a fetch has reserved so far.
 type gathering struct {
 	jobs   []*reservation // in the order of the server
 	asking []*reservation // whose deliveries to ask for next
-	row    row            // the last one
-	wait   []*reservation // jobs of the row of which the answers tell as well
+	rest   []vouched      // of which the answers tell as well
+	sent   time.Time      // the exchange that reserved those
 }
 
 func (g *gathering) add(w row) {
 	g.jobs = append(g.jobs, w.jobs...)
-	ask, between := w.split()
+	ask, rest := w.split()
 	g.asking = append(g.asking, ask...)
-	g.row, g.wait = w, between
+	g.rest, g.sent = rest, w.sent
 }
 
 // read reads the answers about jobs, and returns the other answers.
@@ -145,15 +147,21 @@ func (g *gathering) read(answers []reply, sent time.Time) []reply {
 		}
 	}
 	g.asking = nil
-	if len(g.wait) > 0 && g.row.proven(time.Now()) {
-		for _, r := range g.wait {
-			r.assume(g.row.jobs[0].pri, g.row.sent)
+	for _, v := range g.rest {
+		if v.head.plain {
+			v.job.assume(g.sent)
+		} else {
+			g.asking = append(g.asking, v.job)
 		}
-	} else {
-		g.asking = g.wait
 	}
-	g.wait = nil
+	g.rest = nil
 	return answers[n:]
+}
+
+// crashed reports whether the server has counted more than this delivery of a
+// job: it goes alone, so that no more are needed.
+func (g *gathering) crashed() bool {
+	return slices.ContainsFunc(g.jobs, func(r *reservation) bool { return r.native > 1 })
 }
 
 // counted returns the jobs of which it is known how often they were delivered.
@@ -169,7 +177,7 @@ func (b *broker) claim(c *conn, answers []reply) []*reservation {
 			continue
 		}
 		if r := c.reserved(answer.id); r != nil {
-			r.body, r.pri = answer.data, b.config.pri
+			r.body, r.pri = answer.data, b.config.pri // until the server tells
 			got = append(got, r)
 			// An earlier reservation of the job by this connection has
 			// ended, though its time had not come here.
@@ -180,43 +188,71 @@ func (b *broker) claim(c *conn, answers []reply) []*reservation {
 }
 
 // giveBack releases jobs that nobody wants, to the head of the queue and without
-// a count, and does not wait.
+// a count, and does not wait. Those of which the priority is not known are asked
+// about first, since a release sets it.
 func (b *broker) giveBack(c *conn, rs []*reservation) {
-	cmd := &commands{}
+	release, ask := &commands{}, &commands{}
+	var asked []*reservation
 	for _, r := range rs {
-		c.forget(r)
-		cmd.add("release", r.id, r.pri, 0)
+		pri, _, known := r.traits()
+		if known {
+			c.forget(r)
+			release.add("release", r.id, pri, 0)
+		} else {
+			ask.add("stats-job", r.id)
+			asked = append(asked, r)
+		}
 	}
-	if cmd.n > 0 {
-		_, _ = c.send(cmd)
+	if release.n > 0 {
+		_, _ = c.send(release)
 	}
+	if ask.n == 0 {
+		return
+	}
+	c.tell(ask, func(answers []reply) {
+		for i, r := range asked {
+			if answers[i].word == "OK" {
+				r.learn(answers[i].data)
+			} else {
+				c.forget(r) // it is gone
+			}
+		}
+		b.giveBack(c, slices.DeleteFunc(asked, func(r *reservation) bool { return c.reserved(r.id) != r }))
+	})
 }
 
-// handOut makes jobs of what was reserved.
+// handOut makes jobs of what was reserved. A job that crashed goes alone: if the
+// process ends before it has looked at it, no other is held to have crashed with
+// it. The others go back.
 func (b *broker) handOut(ctx context.Context, queue string, c *conn, rs []*reservation, lease time.Duration) ([]*linda.Job, error) {
-	var until time.Time // none: the job is deleted at once
-	if lease > 0 {
-		until = time.Now().Add(lease)
-	} else {
-		var err error
-		if rs, err = b.deleteNow(ctx, c, rs); err != nil {
-			return nil, err
-		}
-	}
-	jobs := make([]*linda.Job, len(rs))
-	for i, r := range rs {
+	jobs := make([]*linda.Job, 0, len(rs))
+	for _, r := range rs {
 		job, _ := linda.Decode(queue, r.body)
 		job.Redelivered(r.native)
-		job.Reserve(b, queue, r, until)
-		jobs[i] = job
-		if lease > 0 {
-			held := *job
-			r.job, r.body = &held, ""
-			r.receipt, _ = job.Receipt(b, queue)
-			b.keeper.Hold(r, r.receipt)
+		crashed := job.Crashes() > 0
+		if crashed && len(jobs) > 0 {
+			break
+		}
+		jobs = append(jobs, job)
+		if crashed {
+			break
 		}
 	}
-	if lease > 0 && c.lost() { // before the keeper had them
+	b.giveBack(c, rs[len(jobs):])
+	rs = rs[:len(jobs)]
+	if lease == 0 {
+		return b.deleteNow(ctx, queue, c, rs, jobs)
+	}
+	until := time.Now().Add(lease)
+	for i, job := range jobs {
+		job.Reserve(b, queue, rs[i], until)
+		held := *job
+		r := rs[i]
+		r.job, r.body = &held, ""
+		r.receipt, _ = job.Receipt(b, queue)
+		b.keeper.Hold(r, r.receipt)
+	}
+	if c.lost() { // before the keeper had them
 		b.keeper.Lose(func(r *reservation) bool { return r.conn == c })
 	}
 	return jobs, nil
@@ -224,7 +260,7 @@ func (b *broker) handOut(ctx context.Context, queue string, c *conn, rs []*reser
 
 // deleteNow deletes jobs before they are handed out, and returns those that this
 // has deleted.
-func (b *broker) deleteNow(ctx context.Context, c *conn, rs []*reservation) ([]*reservation, error) {
+func (b *broker) deleteNow(ctx context.Context, queue string, c *conn, rs []*reservation, jobs []*linda.Job) ([]*linda.Job, error) {
 	if len(rs) == 0 {
 		return nil, nil
 	}
@@ -237,10 +273,11 @@ func (b *broker) deleteNow(ctx context.Context, c *conn, rs []*reservation) ([]*
 	if err != nil {
 		return nil, err
 	}
-	var deleted []*reservation
-	for i, r := range rs {
+	var deleted []*linda.Job
+	for i, job := range jobs {
 		if answers[i].word == "DELETED" {
-			deleted = append(deleted, r)
+			job.Reserve(b, queue, rs[i], time.Time{})
+			deleted = append(deleted, job)
 		}
 	}
 	return deleted, nil

@@ -34,26 +34,20 @@ func (b *broker) touch(c *conn, rs []*reservation, now time.Time) {
 	}
 	var unknown []*reservation
 	for _, r := range rs {
-		if _, known := r.runs(); !known {
+		if _, _, known := r.traits(); !known {
 			cmd.add("stats-job", r.id)
 			unknown = append(unknown, r)
 		}
 	}
-	x, err := c.send(cmd)
-	if err == nil {
-		touched := func(answers []reply) {
-			for i, r := range unknown {
-				if answer := answers[len(rs)+i]; answer.word == "OK" {
-					r.learn(answer.data)
-				}
-			}
-			b.touched(rs, answers, now)
-		}
-		if !x.leave(touched) {
-			if answers, err := x.answers(); err == nil {
-				touched(answers)
+	sent := c.tell(cmd, func(answers []reply) {
+		for i, r := range unknown {
+			if answer := answers[len(rs)+i]; answer.word == "OK" {
+				r.learn(answer.data)
 			}
 		}
+		b.touched(rs, answers, now)
+	})
+	if sent {
 		return
 	}
 	for _, r := range rs { // the connection is gone, or cannot take more
@@ -73,7 +67,7 @@ func (b *broker) touched(rs []*reservation, answers []reply, sent time.Time) {
 		r.mu.Unlock()
 		switch {
 		case answers[i].word == "TOUCHED":
-			ttr, _ := r.runs()
+			_, ttr, _ := r.traits()
 			r.sure(sent.Add(ttr))
 		case !settling:
 			gone[r] = true
@@ -163,7 +157,7 @@ func (b *broker) Touch(ctx context.Context, queue string, lease time.Duration, j
 			r := receipts[i].Token().(*reservation)
 			switch errs[i] = answers[k].err("TOUCHED"); {
 			case errs[i] == nil:
-				ttr, _ := r.runs()
+				_, ttr, _ := r.traits()
 				r.sure(sent.Add(ttr))
 				receipts[i].Extend(sent.Add(lease))
 			case errors.Is(errs[i], linda.ErrNotReserved):

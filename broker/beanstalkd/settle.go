@@ -32,7 +32,7 @@ type ending struct {
 	delay uint64
 	body  string // of the copy; empty where none is needed
 	copy  uint64 // id of the copy; 0: there is none
-	touch bool   // whether the reservation lasts is to be asked first
+	touch bool   // whether the reservation lasts, and what the job is like, is to be asked first
 	bury  bool   // bury the job as it is
 	lapse bool   // the reservation has ended: there is no settlement, and the copy counts a crash
 	err   error
@@ -137,10 +137,13 @@ func (b *broker) prepare(queue string, s *linda.Settlement, receipt *linda.Recei
 		return nil, o
 	}
 	e.r.outcome = e.outcome
-	if s.Op == linda.OpBury || s.Op == linda.OpRelease && (!s.Unstarted || s.Delay > 0) {
-		e.body = b.fit(e)
-		e.touch = e.body != "" && !time.Now().Add(margin).Before(e.r.surely)
+	if s.Op == linda.OpDelete {
+		return e, nil
 	}
+	if s.Op == linda.OpBury || !s.Unstarted || s.Delay > 0 {
+		e.body = b.fit(e)
+	}
+	e.touch = !e.r.known || e.body != "" && !time.Now().Add(margin).Before(e.r.surely)
 	return e, nil
 }
 
@@ -205,7 +208,7 @@ func (b *broker) verify(endings []*ending) {
 		if answers[1].word == "OK" {
 			e.r.learn(answers[1].data)
 		}
-		ttr, _ := e.r.runs()
+		_, ttr, _ := e.r.traits()
 		e.r.sure(sent.Add(ttr))
 	})
 }
@@ -221,8 +224,8 @@ func (b *broker) copyAll(queue string, endings []*ending) {
 		}
 		pri, ttr, delay := b.config.pri, b.ttr(), e.delay
 		if e.r != nil {
-			lasts, _ := e.r.runs()
-			pri, ttr = e.r.pri, uint64(lasts/time.Second)
+			own, lasts, _ := e.r.traits()
+			pri, ttr = own, uint64(lasts/time.Second)
 		}
 		if e.Op == linda.OpBury && !e.lapse {
 			delay = hidden
@@ -277,13 +280,14 @@ func (b *broker) buryCopies(copied []*ending) {
 // finish ends the reservations.
 func (b *broker) finish(endings []*ending) {
 	b.perConn(endings, func(e *ending, cmd *commands) bool {
+		pri, _, _ := e.r.traits()
 		switch {
 		case e.bury:
-			cmd.add("bury", e.r.id, e.r.pri)
+			cmd.add("bury", e.r.id, pri)
 		case e.Op == linda.OpDelete || e.copy != 0:
 			cmd.add("delete", e.r.id)
 		default:
-			cmd.add("release", e.r.id, e.r.pri, e.delay)
+			cmd.add("release", e.r.id, pri, e.delay)
 		}
 		return true
 	}, func(e *ending, answers []reply, _ time.Time) {

@@ -2,6 +2,7 @@ package beanstalkd
 
 import (
 	"context"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -34,7 +35,8 @@ type tube struct {
 	conns   []*conn // guarded by mu, as all below
 	wants   []*want
 	waiting bool // a goroutine waits on behalf of wants
-	last    int  // how many jobs the last fetch has got
+	last    int  // how many jobs the last fetch has handed out
+	wary    bool // it gave some back
 	peace   peace
 }
 
@@ -58,17 +60,22 @@ func (b *broker) tube(queue string) *tube {
 	return t
 }
 
-// guess is how many jobs to ask for first.
-func (t *tube) guess() int {
+// guess is how many jobs to ask for first, and how many at most.
+func (t *tube) guess() (first, most int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return min(max(t.last, drainLeast), drainMost)
+	if t.wary {
+		return drainLeast, drainLeast
+	}
+	return min(max(t.last, drainLeast), drainMost), math.MaxInt
 }
 
-func (t *tube) drained(n int) {
+// drained tells how many jobs a fetch has handed out, and whether some went back
+// since one crashed: others may have as well.
+func (t *tube) drained(n int, wary bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.last = n
+	t.last, t.wary = n, wary
 }
 
 // peaceful returns what the server has told last, and told tells the next.

@@ -25,6 +25,7 @@ type target struct {
 	bound    bool                                        // jobs of a connection that breaks come back at once
 	copies   bool                                        // a push of unknown outcome may make several jobs
 	loose    bool                                        // settlements are not confirmed, and may be undone by a failure
+	anew     bool                                        // what is released is stored anew before it is removed
 	inexact  bool                                        // not every delivery is counted
 	spared   []chaos.Fault                               // what it does not promise to survive
 	quiet    time.Duration                               // nothing may be ready for so long at the end, where not all states are counted
@@ -57,17 +58,16 @@ var targets = map[string]target{
 	},
 	"beanstalkd": {
 		kind: &brokerd.Beanstalkd,
-		args: []string{"-f", "0"},
 		// The jobs of a connection go with it, and the server knows no put again.
 		// A reservation that is open when it is killed is not counted.
-		bound: true, copies: true, inexact: true,
+		bound: true, copies: true, anew: true, inexact: true,
 		rerun: time.Second,
 	},
 	"rabbitmq": {
 		kind: &brokerd.RabbitMQ,
 		// The jobs of a connection go with it, the server knows no publish
 		// again, and it does not confirm that it has removed a job.
-		bound: true, copies: true, loose: true,
+		bound: true, copies: true, loose: true, anew: true,
 		rerun: time.Second,
 		// It cannot count what is delayed or reserved. A job that is delayed by
 		// its push, by a retry or by a reservation is ready again by then.

@@ -107,7 +107,7 @@ func run(ctx context.Context, c config, out io.Writer) (*chaos.Report, []chaos.P
 
 // rules are what a run on a target is held to.
 func (c *config) rules(t target) chaos.Rules {
-	r := chaos.Rules{Lease: c.lease, Bound: t.bound, Copies: t.copies, Loose: t.loose, Inexact: t.inexact}
+	r := chaos.Rules{Lease: c.lease, Bound: t.bound, Copies: t.copies, Loose: t.loose, Anew: t.anew, Inexact: t.inexact}
 	if t.rerun > 0 {
 		r.Rerun = c.lease + t.rerun
 	}
@@ -253,7 +253,7 @@ func (h *harness) dump(ctx context.Context) error {
 	}
 	places := []linda.State{chaos.InReady: linda.Ready, chaos.InDelayed: linda.Delayed, chaos.InReserved: linda.Reserved, chaos.InDead: linda.Dead}
 	for place, state := range places {
-		jobs, err := in.Peek(ctx, queue, state, 1000)
+		jobs, err := in.Peek(ctx, queue, state, linda.MaxInspect)
 		if errors.Is(err, errors.ErrUnsupported) { // residue looks for them
 			continue
 		}
@@ -263,8 +263,14 @@ func (h *harness) dump(ctx context.Context) error {
 		for _, job := range jobs {
 			h.history.Write(chaos.PresentEvent(job, chaos.Place(place)))
 		}
-		if len(jobs) == 1000 {
-			h.complain(chaos.I9, fmt.Sprintf("a thousand jobs or more are %s", state))
+		switch {
+		case len(jobs) < linda.MaxInspect:
+		case state == linda.Dead:
+			if err := h.exhume(ctx, b, in); err != nil {
+				return err
+			}
+		default:
+			h.complain(chaos.I9, fmt.Sprintf("%d jobs or more are %s", linda.MaxInspect, state))
 		}
 	}
 	if _, err := in.Purge(ctx, queue, linda.Dead); err != nil {
@@ -278,6 +284,32 @@ func (h *harness) dump(ctx context.Context) error {
 		h.complain(chaos.I9, "the server still holds "+left)
 	}
 	return err
+}
+
+// exhume writes down all dead jobs where they are more than can be looked at: it
+// makes them ready and fetches them.
+func (h *harness) exhume(ctx context.Context, b linda.Broker, in linda.Inspector) error {
+	fetcher, ok := linda.As[linda.Fetcher](b)
+	if !ok {
+		return errors.New("more are dead than can be looked at")
+	}
+	for {
+		n, err := in.Kick(ctx, queue, linda.MaxInspect)
+		if err != nil || n == 0 {
+			return err
+		}
+		for n > 0 {
+			jobs, err := fetcher.Fetch(ctx, queue, n, time.Minute)
+			for _, job := range jobs {
+				h.history.Write(chaos.PresentEvent(job, chaos.InDead))
+				err = errors.Join(err, b.Delete(queue, job))
+			}
+			if err != nil {
+				return err
+			}
+			n -= len(jobs)
+		}
+	}
 }
 
 // spy looks for the secret where it must not be.

@@ -22,6 +22,11 @@ type Rules struct {
 	// the network or the server fails: a deleted job is delivered again, and
 	// one that was released, or hops from delay to delay, is there twice.
 	Loose bool
+	// Anew says that a job which is released or buried is stored anew, and only
+	// then removed: where its process, the network or the server fails between
+	// the two, both are there. So are the copies of a settlement of unknown
+	// outcome that is tried again.
+	Anew bool
 	// Inexact says that the broker does not count every delivery.
 	Inexact bool
 	// Stall is for how long nothing may happen while there is work and no

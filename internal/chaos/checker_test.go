@@ -127,6 +127,17 @@ var stories = map[string]struct {
 	"I3 loose: the server was killed":                  {tale: tell().push(1, 0).run(1, 1, 1).fault(KillServer, 0, time.Second).run(2, 1, 2), rules: Rules{Loose: true}},
 	"I3 confirmed: the server was killed": {tale: tell().push(1, 0).run(1, 1, 1).fault(KillServer, 0, time.Second).fetch(2, 1, 2),
 		breaks: []Rule{I3}},
+	"I3 anew: its worker was killed, and both are there": {tale: tell().push(1, 0).fail(1, 1, 1).kill(1).run(2, 1, 2).run(2, 1, 2), rules: Rules{Anew: true}},
+	"I3 anew: its connection was cut, and both are there": {tale: tell().push(1, 0).fail(1, 1, 1).fault(Reset, 0, time.Second).
+		run(2, 1, 2).run(2, 1, 2), rules: Rules{Anew: true, Bound: true}},
+	"I3 anew: a release of unknown outcome was tried again": {tale: tell().push(1, 0).fail(1, 1, 1).
+		add(Event{Kind: SettleUnsure, Proc: 1, Job: 1, Attempt: 1, Code: EndRelease}).settle(1, 1, 1, EndRelease).
+		run(2, 1, 2).run(2, 1, 2), rules: Rules{Anew: true}},
+	"I3 anew: another worker was killed": {tale: tell().push(1, 0).fail(1, 1, 1).kill(2).settle(1, 1, 1, EndRelease).run(1, 1, 2).run(1, 1, 2),
+		rules: Rules{Anew: true}, breaks: []Rule{I3, I5}},
+	"I3 anew: what was deleted stays so": {tale: tell().push(1, 0).run(1, 1, 1).kill(1).fetch(2, 1, 2), rules: Rules{Anew: true}, breaks: []Rule{I3}},
+	"I11 inexact: dead by deliveries that nobody saw": {tale: tell().push(1, 0).fetch(1, 1, 1).fault(Reset, 0, time.Second).fetch(1, 1, 4).
+		settle(1, 1, 4, EndBury).present(1, InDead), rules: Rules{Inexact: true, Bound: true}},
 	"I1 loose: lost is lost": {tale: tell().push(1, 0).fault(KillServer, 0, time.Second), rules: Rules{Loose: true}, breaks: []Rule{I1}},
 
 	"I2 what nobody pushed runs":     {tale: tell().run(1, 1, 1), breaks: []Rule{I2}},

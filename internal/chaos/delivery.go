@@ -42,7 +42,7 @@ func (c *Checker) unseen(j *job, e Event) {
 	if j.taken {
 		gap++
 	}
-	if gap <= 0 || c.rules.Inexact {
+	if gap <= 0 {
 		return
 	}
 	j.troubles += uint16(gap)
@@ -98,20 +98,20 @@ func (c *Checker) copied(j *job) bool { return j.twice || c.rules.Copies && j.pu
 // store what it has been sent.
 const notice = time.Second
 
-// doubt notes that a settlement may have been lost, or a hop of a delay done
-// twice, by a failure since then.
+// doubt notes that a settlement may have been lost or done by half, or a hop of a
+// delay done twice, by a failure since then.
 func (c *Checker) doubt(j *job, e Event) {
-	if !c.rules.Loose || j.twice {
+	if j.twice {
 		return
 	}
-	settled := j.settledAt != 0 && c.faults.during(j.settledAt-int64(notice), e.At, func(s faultSpan) bool {
+	settled := c.rules.Loose && j.settledAt != 0 && c.faults.during(j.settledAt-int64(notice), e.At, func(s faultSpan) bool {
 		return !s.kind.ofWorker() || s.victim == j.settledBy
 	})
-	hopped := max(j.due, j.notBefore) > j.called && c.faults.server(j.called, e.At)
+	hopped := c.rules.Loose && max(j.due, j.notBefore) > j.called && c.faults.server(j.called, e.At)
 	// Its process may have stored it anew, and have died, or lost its
 	// connection, before it could remove what it had been given.
 	_, dead := c.dead(j.res.proc)
-	halfway := j.res.proc != 0 && j.res.open && (dead || c.faults.outage(j.res.from, e.At))
+	halfway := c.rules.Anew && j.res.proc != 0 && j.res.open && (dead || c.faults.outage(j.res.from, e.At))
 	j.twice = settled || hopped || halfway
 	if settled {
 		j.troubles++ // the broker knows of no settlement

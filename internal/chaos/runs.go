@@ -141,6 +141,8 @@ func (c *Checker) settled(e Event) {
 		delete(c.old, r.of(e.Job))
 		return
 	case SettleUnsure:
+		// It may be stored anew, and will be once more if the process tries again.
+		j.twice = j.twice || c.rules.Anew && e.Code != EndDelete
 		r.unsure = r.unsure || releases
 		j.uncounted = j.uncounted || e.Code == EndUncount
 		if releases {
