@@ -27,6 +27,9 @@ type Rules struct {
 	// the two, both are there. So are the copies of a settlement of unknown
 	// outcome that is tried again.
 	Anew bool
+	// Torn says that a server which is killed while it stores a push may hold a
+	// job that nobody can read: one for each kill.
+	Torn bool
 	// Inexact says that the broker does not count every delivery.
 	Inexact bool
 	// Stall is for how long nothing may happen while there is work and no
@@ -152,6 +155,9 @@ func Check(rules Rules, events iter.Seq2[Event, error]) (*Report, error) {
 func (c *Checker) Add(e Event) {
 	c.report.add(e)
 	c.pace(e)
+	if e.Job == 0 && c.torn(e) {
+		return
+	}
 	switch e.Kind {
 	case Began, Killing, Dying, Ended:
 		c.process(e)
@@ -181,6 +187,16 @@ func (c *Checker) Add(e Event) {
 	case Present:
 		c.found(e)
 	}
+}
+
+// torn reports whether an event is about a job that nobody can read, and may be.
+func (c *Checker) torn(e Event) bool {
+	if e.Kind == Present {
+		c.report.Torn++
+	}
+	kills := c.report.Faults[KillServer]
+	return c.rules.Torn && (e.Kind == Fetched || e.Kind == Settled || e.Kind == SettleLost || e.Kind == SettleUnsure || e.Kind == Present) &&
+		kills > 0 && c.report.Torn <= kills
 }
 
 func (c *Checker) fail(rule Rule, e Event, text string) { c.report.fail(rule, e, text) }

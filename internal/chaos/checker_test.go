@@ -133,6 +133,11 @@ var stories = map[string]struct {
 	"I3 anew: a release of unknown outcome was tried again": {tale: tell().push(1, 0).fail(1, 1, 1).
 		add(Event{Kind: SettleUnsure, Proc: 1, Job: 1, Attempt: 1, Code: EndRelease}).settle(1, 1, 1, EndRelease).
 		run(2, 1, 2).run(2, 1, 2), rules: Rules{Anew: true}},
+	"I2 torn: the server was killed in a push": {tale: tell().fault(KillServer, 0, time.Second).fetch(1, 0, 1).settle(1, 0, 1, EndBury).present(0, InDead),
+		rules: Rules{Torn: true}},
+	"I2 torn: only one for each kill": {tale: tell().fault(KillServer, 0, time.Second).present(0, InDead).present(0, InDead),
+		rules: Rules{Torn: true}, breaks: []Rule{I2}},
+	"I2 torn: nobody killed the server": {tale: tell().fetch(1, 0, 1).settle(1, 0, 1, EndBury).present(0, InDead), rules: Rules{Torn: true}, breaks: []Rule{I2}},
 	"I3 anew: another worker was killed": {tale: tell().push(1, 0).fail(1, 1, 1).kill(2).settle(1, 1, 1, EndRelease).run(1, 1, 2).run(1, 1, 2),
 		rules: Rules{Anew: true}, breaks: []Rule{I3, I5}},
 	"I3 anew: what was deleted stays so": {tale: tell().push(1, 0).run(1, 1, 1).kill(1).fetch(2, 1, 2), rules: Rules{Anew: true}, breaks: []Rule{I3}},

@@ -87,6 +87,7 @@ type Report struct {
 	Again                                [causes]int // repeated runs
 	Overlaps                             int         // with a cause
 	Early                                int
+	Torn                                 int           // bodies that nobody can read
 	Killed, Restarts                     int           // worker processes that ended without a stop; those that began after the first
 	Reruns, RerunsQuiet                  int           // of what killed workers ran; those without a fault meanwhile that makes them wait
 	Rerun99, Rerun99All, RerunMax        time.Duration // from the kill to the run: of the quiet ones, and of all
@@ -165,6 +166,9 @@ func (r *Report) Print(w io.Writer) {
 		}
 	}
 	row("lost", r.Lost)
+	if r.Torn > 0 {
+		row("unreadable", r.Torn)
+	}
 	row("early", r.Early)
 	for c := Unexplained; c < causes; c++ {
 		row("repeated: "+c.String(), r.Again[c])
