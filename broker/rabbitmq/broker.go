@@ -215,7 +215,7 @@ func (b *broker) open(o *opening, queue string) {
 		err = b.declareQueue(ctx, k, queue)
 	}
 	if err == nil {
-		o.tap, err = newTap(k, queue, b.config.ready(queue), b.config.prefetch, b.shed)
+		o.tap, err = newTap(k, queue, b.config, b.shed)
 	}
 	o.err = explain("open queue "+queue, err)
 	close(o.done)

@@ -40,18 +40,23 @@ func (b *broker) fetch(ctx context.Context, queue string, max int, lease time.Du
 	if err != nil {
 		return nil, err
 	}
-	if jobs, _ := t.take(max); len(jobs) > 0 {
-		return b.handOut(t, jobs, lease), nil
+	if jobs, _ := b.takeOut(ctx, t, max, lease); len(jobs) > 0 {
+		return jobs, nil
 	}
 	t.want(max)
 	defer t.want(-max)
 	for {
-		jobs, more := t.take(max)
+		jobs, more := b.takeOut(ctx, t, max, lease)
 		if len(jobs) > 0 {
-			return b.handOut(t, jobs, lease), nil
+			return jobs, nil
+		}
+		var look <-chan time.Time
+		if t.busy() {
+			look = time.After(lookEvery)
 		}
 		select {
 		case <-more:
+		case <-look:
 		case <-t.gone:
 			return nil, b.closedOr(t.why("fetch from queue " + queue))
 		case <-ctx.Done():
@@ -60,6 +65,16 @@ func (b *broker) fetch(ctx context.Context, queue string, max int, lease time.Du
 			return nil, linda.ErrClosed
 		}
 	}
+}
+
+// takeOut hands out what is here, or a job that crashed and is not; and returns a
+// channel that is closed when there is more.
+func (b *broker) takeOut(ctx context.Context, t *tap, max int, lease time.Duration) ([]*linda.Job, <-chan struct{}) {
+	if d := t.another(ctx); d != nil {
+		return b.handOut(t, []*delivery{d}, lease), nil
+	}
+	jobs, more := t.take(max)
+	return b.handOut(t, jobs, lease), more
 }
 
 // FetchNow is that of [linda.NineMethods].
@@ -78,25 +93,29 @@ func (b *broker) FetchNow(ctx context.Context, queue string, max int, lease time
 	}
 }
 
-// get asks for jobs one by one.
+// get asks for jobs one by one: first for one that crashed, unless there was none
+// a moment ago.
 func (b *broker) get(ctx context.Context, queue string, max int, lease time.Duration) ([]*linda.Job, error) {
 	t, err := b.tap(ctx, queue)
 	if err != nil {
 		return nil, err
 	}
-	jobs, _ := t.take(max)
-	for len(jobs) < max {
-		d, err := t.getOne(ctx)
-		if err != nil && len(jobs) == 0 {
-			if ctx.Err() == nil {
-				err = t.why("fetch from queue " + queue)
-			}
-			return nil, b.closedOr(explain("fetch from queue "+queue, err))
+	looked := t.lookDue()
+	var jobs []*delivery
+	if looked {
+		jobs, err = t.getSome(ctx, 1, true)
+	}
+	if len(jobs) == 0 && err == nil {
+		jobs, err = t.getSome(ctx, max, false)
+	}
+	if len(jobs) == 0 && err == nil && !looked {
+		jobs, err = t.getSome(ctx, 1, true)
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			err = t.why("fetch from queue " + queue)
 		}
-		if err != nil || d == nil {
-			break
-		}
-		jobs = append(jobs, d)
+		return nil, b.closedOr(explain("fetch from queue "+queue, err))
 	}
 	return b.handOut(t, jobs, lease), nil
 }
@@ -121,15 +140,23 @@ func tooLong(lease, most time.Duration) error {
 		"raise that in rabbitmq.conf and tell the option consumer_timeout of the URL", lease, most)
 }
 
-// handOut makes jobs of deliveries, with their receipts.
+// handOut makes jobs of deliveries, with their receipts. A job that crashed is not
+// handed out beside others, but moved to where it is fetched alone: what crashes
+// next must not count against it, nor it against them.
 func (b *broker) handOut(t *tap, deliveries []*delivery, lease time.Duration) []*linda.Job {
 	now := time.Now()
-	jobs := make([]*linda.Job, len(deliveries))
-	for i, d := range deliveries {
+	jobs := make([]*linda.Job, 0, len(deliveries))
+	gone := make([]*delivery, 0, len(deliveries)) // at most once
+	for _, d := range deliveries {
 		job := d.job()
-		jobs[i] = job
+		if job.Crashes() > 0 && len(deliveries) > 1 {
+			t.move(d)
+			continue
+		}
+		jobs = append(jobs, job)
 		if lease == 0 {
 			job.Reserve(b, t.queue, d, time.Time{})
+			gone = append(gone, d)
 			continue
 		}
 		job.Reserve(b, t.queue, d, now.Add(lease))
@@ -139,7 +166,7 @@ func (b *broker) handOut(t *tap, deliveries []*delivery, lease time.Duration) []
 	}
 	switch {
 	case lease == 0:
-		t.acknowledge(deliveries)
+		t.acknowledge(gone)
 	case t.broken(): // perhaps before they were held
 		b.keeper.Lose(func(d *delivery) bool { return d.tap == t })
 	}

@@ -19,6 +19,7 @@ type flow struct {
 	name string
 	most int           // the server sends so many before one is settled
 	open int           // guarded by the mutex of the tap: those that are not settled
+	lone bool          // of jobs that crashed
 	over chan struct{} // closed when no more will come
 }
 
@@ -57,13 +58,23 @@ func (t *tap) room() (room, total int) {
 	return room, total
 }
 
-// add takes in what the server has sent.
+// add takes in what the server has sent. What crashed is moved to where it is
+// fetched alone, as long as it did not come from there.
 func (t *tap) add(d *delivery) {
 	t.mu.Lock()
 	if d.flow != nil {
 		d.flow.open++
 	}
-	t.waiting = append(t.waiting, d)
+	if d.past > 0 && !d.lone {
+		t.mu.Unlock()
+		t.move(d)
+		return
+	}
+	to := &t.waiting
+	if d.lone {
+		to = &t.single
+	}
+	*to = append(*to, d)
 	close(t.more)
 	t.more = newSignal()
 	tell := t.wanted == 0
@@ -71,6 +82,15 @@ func (t *tap) add(d *delivery) {
 	if tell {
 		t.tell()
 	}
+}
+
+// move has a job that crashed moved to where it is fetched alone.
+func (t *tap) move(d *delivery) {
+	d.lone = true
+	t.mu.Lock()
+	t.crashed = append(t.crashed, d)
+	t.mu.Unlock()
+	t.tell()
 }
 
 // tend asks the server to send jobs while a Fetch waits, and to stop when none
@@ -93,9 +113,14 @@ func (t *tap) tend(life context.Context) {
 		now := time.Now()
 		short := t.wanted > 0 && t.short()
 		idle := t.wanted == 0 && (rested != nil || now.Sub(t.last) >= linger)
-		stale := len(t.waiting) > 0 && now.Sub(t.waiting[0].came) >= linger
-		busy := len(t.flows) > 0 || len(t.waiting) > 0
+		stale := stale(t.waiting, now) || stale(t.single, now)
+		busy := len(t.flows) > 0 || len(t.waiting)+len(t.single) > 0
+		crashed := t.crashed
+		t.crashed = nil
 		t.mu.Unlock()
+		if len(crashed) > 0 {
+			t.shed(t, crashed)
+		}
 		switch {
 		case short:
 			t.start()
@@ -112,7 +137,13 @@ func (t *tap) tend(life context.Context) {
 	}
 }
 
-// start has the server send as many jobs as are wanted.
+// stale reports whether jobs have waited here for too long.
+func stale(waiting []*delivery, now time.Time) bool {
+	return len(waiting) > 0 && now.Sub(waiting[0].came) >= linger
+}
+
+// start has the server send as many jobs as are wanted, and of those that crashed
+// one at a time, whose coming tells that there are such jobs.
 func (t *tap) start() {
 	t.mu.Lock()
 	room, total := t.room()
@@ -121,14 +152,27 @@ func (t *tap) start() {
 		t.mu.Unlock()
 		return
 	}
+	var bell *flow
+	if t.bell == nil {
+		bell = &flow{name: newName(), most: 1, lone: true, over: newSignal()}
+		t.bell = bell
+	}
 	f := &flow{name: newName(), most: n, over: newSignal()}
 	t.flows = append(t.flows, f)
 	t.mu.Unlock()
 	defer t.limit()()
+	if bell != nil {
+		t.consume(bell, t.alone)
+	}
+	t.consume(f, t.from)
+}
+
+// consume has the server send jobs of one of its queues.
+func (t *tap) consume(f *flow, from string) {
 	err := t.ch.Qos(f.most, 0, false)
 	var deliveries <-chan amqp.Delivery
 	if err == nil {
-		deliveries, err = t.ch.Consume(t.from, f.name, false, false, false, false, nil)
+		deliveries, err = t.ch.Consume(from, f.name, false, false, false, false, nil)
 	}
 	if err != nil {
 		close(f.over)
@@ -138,10 +182,12 @@ func (t *tap) start() {
 	go func() {
 		defer close(f.over)
 		for m := range deliveries {
-			t.add(newDelivery(t, f, &m))
+			d := newDelivery(t, f, &m)
+			d.lone = f.lone
+			t.add(d)
 		}
 		t.mu.Lock()
-		ours := !slices.Contains(t.flows, f)
+		ours := t.bell != f && !slices.Contains(t.flows, f)
 		t.mu.Unlock()
 		if !ours { // the queue was deleted, or its node is gone
 			t.end()
@@ -153,7 +199,10 @@ func (t *tap) start() {
 func (t *tap) stop() {
 	t.mu.Lock()
 	flows := t.flows
-	t.flows = nil
+	if t.bell != nil {
+		flows = append(flows, t.bell)
+	}
+	t.flows, t.bell = nil, nil
 	t.mu.Unlock()
 	if len(flows) == 0 {
 		return
@@ -197,8 +246,8 @@ func (t *tap) rest(ctx context.Context) {
 // giveAway hands the jobs that nobody has asked for to others.
 func (t *tap) giveAway() {
 	t.mu.Lock()
-	jobs := t.waiting
-	t.waiting = nil
+	jobs := slices.Concat(t.crashed, t.single, t.waiting)
+	t.crashed, t.single, t.waiting = nil, nil, nil
 	t.mu.Unlock()
 	if len(jobs) > 0 {
 		t.shed(t, jobs)

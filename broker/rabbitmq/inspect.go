@@ -30,6 +30,11 @@ func (b *broker) Stats(ctx context.Context, queue string) (linda.Stats, error) {
 	if s.Ready, err = b.count(ctx, k, b.config.ready(queue)); err != nil {
 		return s, err
 	}
+	crashed, err := b.count(ctx, k, b.config.alone(queue))
+	if err != nil {
+		return s, err
+	}
+	s.Ready += crashed
 	s.Dead, err = b.count(ctx, k, b.config.dead(queue))
 	return s, err
 }
@@ -261,24 +266,31 @@ func (b *broker) Purge(ctx context.Context, queue string, state linda.State) (in
 	if err != nil {
 		return 0, err
 	}
-	name := b.config.ready(queue)
+	names := []string{b.config.ready(queue), b.config.alone(queue)}
 	switch state {
 	case linda.Reserved:
 		return 0, linda.ErrReserved
 	case linda.Delayed:
 		return 0, fmt.Errorf("linda/rabbitmq: the jobs of all queues are delayed together: %w", errors.ErrUnsupported)
 	case linda.Dead:
-		name = b.config.dead(queue)
+		names = []string{b.config.dead(queue)}
 	}
 	if err := b.declareQueue(ctx, k, queue); err != nil {
 		return 0, b.closedOr(err)
 	}
 	b.rest(ctx, queue)
 	purged := make(chan int, 1)
-	err = k.on(ctx, "purge queue "+name, func(ch *amqp.Channel) error {
-		n, err := ch.QueuePurge(name, false)
-		purged <- n
-		return err
+	err = k.on(ctx, "purge queue "+queue, func(ch *amqp.Channel) error {
+		all := 0
+		for _, name := range names {
+			n, err := ch.QueuePurge(name, false)
+			if err != nil {
+				return err
+			}
+			all += n
+		}
+		purged <- all
+		return nil
 	})
 	if err != nil {
 		return 0, b.closedOr(err)

@@ -27,7 +27,7 @@ func TestNoTwoQueuesShareANameOnTheServer(t *testing.T) {
 		if linda.CheckName(queue) != nil {
 			continue
 		}
-		for kind, name := range map[string]string{"ready": c.ready(queue), "dead": c.dead(queue)} {
+		for kind, name := range map[string]string{"ready": c.ready(queue), "dead": c.dead(queue), "alone": c.alone(queue)} {
 			require.False(t, strings.HasPrefix(name, "amq."), name)
 			owner := queue + " " + kind
 			if other, known := taken[name]; known {

@@ -38,6 +38,7 @@ type post struct {
 	body  []byte
 	delay time.Duration
 	dead  bool // in the queue of the dead jobs
+	alone bool // in that of the jobs that crashed
 }
 
 // Posts that the server did not take are tried again for a while: on a busy
@@ -124,6 +125,8 @@ func (b *broker) address(ctx context.Context, queue string, posts []post) ([]mes
 		switch {
 		case p.dead:
 			m.key = b.config.dead(queue)
+		case p.alone:
+			m.key = b.config.alone(queue)
 		case p.delay > 0:
 			var digit int
 			m.exchange, m.key, digit = b.config.delayed(queue, p.delay)

@@ -56,7 +56,8 @@ func postOf(s *linda.Settlement) *post {
 	case linda.OpBury:
 		return &post{body: []byte(s.Body()), dead: true}
 	default:
-		return &post{body: []byte(s.Body()), delay: s.Delay}
+		alone := s.Unstarted && s.Delay <= 0 && s.Job.Crashes() > 0
+		return &post{body: []byte(s.Body()), delay: s.Delay, alone: alone}
 	}
 }
 
@@ -162,10 +163,10 @@ func (b *broker) shed(t *tap, deliveries []*delivery) {
 	defer cancel()
 	posts := make([]post, len(deliveries))
 	for i, d := range deliveries {
-		posts[i].body = d.body
+		posts[i] = post{body: d.body, alone: d.lone}
 		if d.past > 0 {
 			back := linda.Settlement{Job: d.job(), Op: linda.OpRelease, Unstarted: true}
-			posts[i].body = []byte(back.Body())
+			posts[i] = post{body: []byte(back.Body()), alone: true}
 		}
 	}
 	errs := b.send(ctx, t.queue, posts)

@@ -1,7 +1,6 @@
 package rabbitmq
 
 import (
-	"context"
 	"fmt"
 	"sync"
 	"time"
@@ -17,6 +16,7 @@ import (
 type tap struct {
 	queue string // linda's name
 	from  string // the server's
+	alone string // the server's, of the jobs that crashed
 	most  int    // the prefetch of the URL
 	ch    *amqp.Channel
 	link  *link
@@ -30,10 +30,14 @@ type tap struct {
 
 	mu      sync.Mutex
 	waiting []*delivery   // guarded by mu, as all below: jobs that nobody has asked for yet
+	crashed []*delivery   // of those: jobs that crashed, which are to be moved
+	single  []*delivery   // of those: jobs that crashed, which go alone
 	more    chan struct{} // closed when there are more of them
 	wanted  int           // how many jobs the Fetches under way wait for
 	last    time.Time     // when one ended
 	flows   []*flow       // none: the server sends nothing
+	bell    *flow         // of the jobs that crashed, one at a time; nil where flows are none
+	looked  time.Time     // when there were none of them on the server
 	settled tags
 	closed  bool
 }
@@ -45,17 +49,18 @@ type delivery struct {
 	tag  uint64
 	body []byte
 	past int64 // how often the server has handed it out before
+	lone bool  // it crashed, and is of the queue of those, or to be moved there
 	came time.Time
 	over bool // guarded by the mutex of the tap: it is settled
 }
 
-func newTap(k *link, queue, from string, most int, shed func(*tap, []*delivery)) (*tap, error) {
+func newTap(k *link, queue string, c *config, shed func(*tap, []*delivery)) (*tap, error) {
 	ch, err := k.conn.Channel()
 	if err != nil {
 		return nil, err
 	}
 	t := &tap{
-		queue: queue, from: from, most: most, ch: ch, link: k, shed: shed,
+		queue: queue, from: c.ready(queue), alone: c.alone(queue), most: c.prefetch, ch: ch, link: k, shed: shed,
 		gone: newSignal(), asked: make(chan struct{}, 1), rests: make(chan chan struct{}), get: make(chan struct{}, 1), more: newSignal(), last: time.Now(),
 	}
 	closed := ch.NotifyClose(make(chan *amqp.Error, 1))
@@ -64,7 +69,7 @@ func newTap(k *link, queue, from string, most int, shed func(*tap, []*delivery))
 			t.reason = reason
 		}
 		t.mu.Lock()
-		t.closed, t.waiting = true, nil
+		t.closed, t.waiting, t.crashed, t.single = true, nil, nil, nil
 		t.mu.Unlock()
 		close(t.gone)
 	}()
@@ -88,17 +93,21 @@ func newDelivery(t *tap, f *flow, m *amqp.Delivery) *delivery {
 }
 
 // take returns up to max jobs that are here, and a channel that is closed when
-// there are more.
+// there are more. One that crashed goes alone.
 func (t *tap) take(max int) ([]*delivery, <-chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n := min(max, len(t.waiting))
-	jobs := t.waiting[:n:n]
-	t.waiting = t.waiting[n:]
-	if len(t.waiting) == 0 {
-		t.waiting = nil
-	}
 	t.last = time.Now()
+	from := &t.waiting
+	if len(t.single) > 0 {
+		from, max = &t.single, 1
+	}
+	n := min(max, len(*from))
+	jobs := (*from)[:n:n]
+	*from = (*from)[n:]
+	if len(*from) == 0 {
+		*from = nil
+	}
 	return jobs, t.more
 }
 
@@ -121,44 +130,4 @@ func (t *tap) why(what string) error {
 		return fmt.Errorf("linda/rabbitmq: %s: %w", what, errBroken)
 	}
 	return fmt.Errorf("linda/rabbitmq: %s: %w: %s", what, errBroken, t.reason.Reason)
-}
-
-// got is what a basic.get has brought.
-type got struct {
-	delivery *delivery // nil: the queue is empty
-	err      error
-}
-
-// getOne asks the server for one job. What comes after ctx has ended waits
-// here for a Fetch, or is given to others.
-func (t *tap) getOne(ctx context.Context) (*delivery, error) {
-	select {
-	case t.get <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-t.gone:
-		return nil, amqp.ErrClosed
-	}
-	answer := make(chan got)
-	go func() { // ends with the answer, or with the link
-		defer func() { <-t.get }()
-		m, ok, err := t.ch.Get(t.from, false)
-		g := got{err: err}
-		if ok && err == nil {
-			g.delivery = newDelivery(t, nil, &m)
-		}
-		select {
-		case answer <- g:
-		case <-ctx.Done():
-			if g.delivery != nil {
-				t.add(g.delivery)
-			}
-		}
-	}()
-	select {
-	case g := <-answer:
-		return g.delivery, g.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
 }

@@ -51,6 +51,9 @@ func (c *config) ready(queue string) string {
 // dead names the server's queue of the DEAD jobs.
 func (c *config) dead(queue string) string { return linda.DeadQueue(c.ready(queue)) }
 
+// alone names the server's queue of the READY jobs that crashed.
+func (c *config) alone(queue string) string { return c.ready(queue) + ":alone" }
+
 func (c *config) delayExchange(digit int) string {
 	if digit < 0 {
 		return c.delays + ":due"
@@ -143,20 +146,21 @@ func (d *declared) forget(name string) {
 	delete(d.parts, name)
 }
 
-// declareQueue makes the queues of READY and DEAD jobs, or takes those that
-// are there.
+// declareQueue makes the queues of READY and DEAD jobs, and of those that crashed,
+// or takes those that are there.
 func (b *broker) declareQueue(ctx context.Context, k *link, queue string) error {
 	return k.declared.once(ctx, "queue "+queue, func() error {
 		ready, dead := b.config.ready(queue), b.config.dead(queue)
 		args := b.queueArgs(k)
 		// What the server itself gives up, by a policy say, is dead, not lost.
 		args["x-dead-letter-exchange"], args["x-dead-letter-routing-key"] = "", dead
-		var deadErr error
-		var both sync.WaitGroup
-		both.Go(func() { deadErr = b.declareOne(ctx, k, dead, b.queueArgs(k)) })
+		var deadErr, aloneErr error
+		var others sync.WaitGroup
+		others.Go(func() { deadErr = b.declareOne(ctx, k, dead, b.queueArgs(k)) })
+		others.Go(func() { aloneErr = b.declareOne(ctx, k, b.config.alone(queue), args) })
 		err := b.declareOne(ctx, k, ready, args)
-		both.Wait()
-		return cmp.Or(err, deadErr)
+		others.Wait()
+		return cmp.Or(err, deadErr, aloneErr)
 	})
 }
 

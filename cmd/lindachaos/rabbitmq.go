@@ -32,7 +32,7 @@ func rabbitResidue(_ context.Context, url string) (string, error) {
 		return "", err
 	}
 	defer func() { _ = conn.Close() }()
-	names := []string{queue, "linda:delay:unrouted"}
+	names := []string{queue, queue + ":alone", "linda:delay:unrouted"}
 	for digit := range 18 {
 		for value := 1; value <= 3; value++ {
 			names = append(names, fmt.Sprintf("linda:delay:v1:%d:%d", digit, value))
