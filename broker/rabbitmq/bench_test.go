@@ -2,7 +2,6 @@ package rabbitmq_test
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -21,46 +20,69 @@ const (
 	benchWorkers = 50
 )
 
-// BenchmarkPush pushes jobs in batches, beside publishes of the bare client
-// whose confirms are awaited in batches of the same size.
+// beside measures the bare client and linda in turn, so that what else the machine
+// does is shared by both: the ratio tells more than either rate.
+func beside(b *testing.B, jobs int, bare, ours func() time.Duration) {
+	var theirs, own, ratios []float64
+	for b.Loop() {
+		one, two := float64(jobs)/bare().Seconds(), float64(jobs)/ours().Seconds()
+		theirs, own, ratios = append(theirs, one), append(own, two), append(ratios, two/one)
+	}
+	for name, values := range map[string][]float64{"bare-jobs/s": theirs, "linda-jobs/s": own, "linda/bare": ratios} {
+		slices.Sort(values)
+		b.ReportMetric(values[len(values)/2], name)
+	}
+}
+
+func took(f func()) time.Duration {
+	began := time.Now()
+	f()
+	return time.Since(began)
+}
+
+// BenchmarkPush pushes jobs in batches, and one by one from 50 goroutines, beside
+// publishes of the bare client with as many confirms in flight.
 func BenchmarkPush(b *testing.B) {
+	const jobs = 10_000
 	server := brokerd.Run(b, brokerd.RabbitMQ)
-	b.Run("bare", func(b *testing.B) {
-		ch := dial(b, server.URL)
-		bareQueue(b, ch, "bare")
-		for b.Loop() {
-			barePush(b, ch, "bare", benchBatch)
-		}
-		b.ReportMetric(float64(b.N*benchBatch)/b.Elapsed().Seconds(), "jobs/s")
+	ch := dial(b, server.URL)
+	bareQueue(b, ch, "bare")
+	broker := open(b, server.URL)
+	defer broker.Close()
+	push(b, broker, "linda", 1) // makes the queue
+	bare := func() time.Duration {
 		_, _ = ch.QueuePurge("bare", false)
-	})
-	b.Run("linda", func(b *testing.B) {
-		broker := open(b, server.URL)
-		defer broker.Close()
-		push(b, broker, "linda", 1) // makes the queue
-		for b.Loop() {
-			push(b, broker, "linda", benchBatch)
+		return took(func() {
+			for range jobs / benchBatch {
+				barePush(b, ch, "bare", benchBatch)
+			}
+		})
+	}
+	ours := func(push func()) func() time.Duration {
+		return func() time.Duration {
+			_, _ = broker.(linda.Inspector).Purge(context.Background(), "linda", linda.Ready)
+			return took(push)
 		}
-		b.ReportMetric(float64(b.N*benchBatch)/b.Elapsed().Seconds(), "jobs/s")
-		_, _ = broker.(linda.Inspector).Purge(context.Background(), "linda", linda.Ready)
+	}
+	b.Run("batches", func(b *testing.B) {
+		beside(b, jobs, bare, ours(func() {
+			for range jobs / benchBatch {
+				push(b, broker, "linda", benchBatch)
+			}
+		}))
 	})
-	b.Run("linda-single-50", func(b *testing.B) {
-		broker := open(b, server.URL)
-		defer broker.Close()
-		push(b, broker, "single", 1)
-		for b.Loop() {
+	b.Run("single", func(b *testing.B) {
+		beside(b, jobs, bare, ours(func() {
 			var all sync.WaitGroup
 			for range benchWorkers {
 				all.Go(func() {
-					for range benchBatch / benchWorkers {
-						require.NoError(b, broker.Push(job("bench"), "single"))
+					for range jobs / benchWorkers {
+						require.NoError(b, broker.Push(job("bench"), "linda"))
 					}
 				})
 			}
 			all.Wait()
-		}
-		b.ReportMetric(float64(b.N*benchBatch)/b.Elapsed().Seconds(), "jobs/s")
-		_, _ = broker.(linda.Inspector).Purge(context.Background(), "single", linda.Ready)
+		}))
 	})
 }
 
@@ -148,44 +170,49 @@ func report(b *testing.B, times []time.Duration) {
 	b.ReportMetric(float64(times[len(times)*99/100].Microseconds())/1000, "p99-ms")
 }
 
-// BenchmarkDrain works jobs off with a dispatcher of 50 workers, beside 50
-// goroutines that acknowledge the deliveries of one consumer.
+// BenchmarkDrain works jobs off with a dispatcher of 50 workers, from its first
+// fetch to its end, beside a consumer of the bare client: 50 goroutines that
+// acknowledge each delivery, and one that acknowledges many at once.
 func BenchmarkDrain(b *testing.B) {
 	const jobs = 20_000
 	server := brokerd.Run(b, brokerd.RabbitMQ)
 	broker := open(b, server.URL)
 	defer broker.Close()
-	b.Run("bare", func(b *testing.B) {
-		ch := dial(b, server.URL)
-		bareQueue(b, ch, "bare")
-		took := time.Duration(0)
-		for b.Loop() {
-			b.StopTimer()
-			for range jobs / benchBatch {
-				barePush(b, ch, "bare", benchBatch)
-			}
-			b.StartTimer()
-			began := time.Now()
-			bareDrain(b, dial(b, server.URL), "bare", jobs)
-			took += time.Since(began)
+	ch := dial(b, server.URL)
+	bareQueue(b, ch, "bare")
+	push(b, broker, "linda", 1)
+	drain(b, server.URL, "linda", 1)
+	for name, drainBare := range map[string]func(*testing.B, *amqp.Channel, string, int){"each": bareDrain, "many": bareDrainMany} {
+		b.Run(name, func(b *testing.B) {
+			beside(b, jobs, func() time.Duration {
+				for range jobs / benchBatch {
+					barePush(b, ch, "bare", benchBatch)
+				}
+				own := dial(b, server.URL)
+				return took(func() { drainBare(b, own, "bare", jobs) })
+			}, func() time.Duration {
+				for range jobs / benchBatch {
+					push(b, broker, "linda", benchBatch)
+				}
+				return took(func() { drain(b, server.URL, "linda", jobs) })
+			})
+		})
+	}
+}
+
+// bareDrainMany acknowledges a hundred at a time.
+func bareDrainMany(b *testing.B, ch *amqp.Channel, queue string, n int) {
+	const many = 100
+	require.NoError(b, ch.Qos(10*many, 0, false))
+	deliveries, err := ch.Consume(queue, "", false, false, false, false, nil)
+	require.NoError(b, err)
+	for i := 1; i <= n; i++ {
+		d := <-deliveries
+		if i%many == 0 {
+			_ = d.Ack(true)
 		}
-		b.ReportMetric(float64(b.N*jobs)/took.Seconds(), "jobs/s")
-	})
-	b.Run("linda", func(b *testing.B) {
-		took := time.Duration(0)
-		for n := 0; b.Loop(); n++ {
-			queue := fmt.Sprint("linda", n)
-			b.StopTimer()
-			for range jobs / benchBatch {
-				push(b, broker, queue, benchBatch)
-			}
-			b.StartTimer()
-			began := time.Now()
-			drain(b, server.URL, queue, jobs)
-			took += time.Since(began)
-		}
-		b.ReportMetric(float64(b.N*jobs)/took.Seconds(), "jobs/s")
-	})
+	}
+	require.NoError(b, ch.Close())
 }
 
 func bareQueue(b *testing.B, ch *amqp.Channel, name string) {
@@ -208,7 +235,7 @@ func barePush(b *testing.B, ch *amqp.Channel, queue string, n int) {
 }
 
 func bareDrain(b *testing.B, ch *amqp.Channel, queue string, n int) {
-	require.NoError(b, ch.Qos(2*benchWorkers, 0, false))
+	require.NoError(b, ch.Qos(10*benchWorkers, 0, false))
 	deliveries, err := ch.Consume(queue, "", false, false, false, false, nil)
 	require.NoError(b, err)
 	var all sync.WaitGroup

@@ -46,7 +46,7 @@ func (t *tap) tell() {
 // mu.
 func (t *tap) short() bool {
 	room, total := t.room()
-	return len(t.flows) == 0 || room < t.wanted-len(t.waiting) && total < t.most && room < (t.wanted+1)/2
+	return len(t.flows) == 0 || room < t.wanted-len(t.waiting) && total < t.most && room < (min(t.wanted, t.trust)+1)/2
 }
 
 // room returns how many jobs the server may send now, and how many while none
@@ -65,16 +65,29 @@ func (t *tap) add(d *delivery) {
 	if d.flow != nil {
 		d.flow.open++
 	}
+	t.mu.Unlock()
 	if d.past > 0 && !d.lone {
-		t.mu.Unlock()
 		t.move(d)
 		return
 	}
-	to := &t.waiting
-	if d.lone {
-		to = &t.single
+	t.keep([]*delivery{d})
+}
+
+// keep has jobs wait here for a Fetch.
+func (t *tap) keep(jobs []*delivery) {
+	if len(jobs) == 0 {
+		return
 	}
-	*to = append(*to, d)
+	now := time.Now()
+	t.mu.Lock()
+	for _, d := range jobs {
+		d.kept = now
+		if d.lone {
+			t.single = append(t.single, d)
+		} else {
+			t.waiting = append(t.waiting, d)
+		}
+	}
 	close(t.more)
 	t.more = newSignal()
 	tell := t.wanted == 0
@@ -139,7 +152,7 @@ func (t *tap) tend(life context.Context) {
 
 // stale reports whether jobs have waited here for too long.
 func stale(waiting []*delivery, now time.Time) bool {
-	return len(waiting) > 0 && now.Sub(waiting[0].came) >= linger
+	return len(waiting) > 0 && now.Sub(waiting[0].kept) >= linger
 }
 
 // start has the server send as many jobs as are wanted, and of those that crashed
@@ -147,7 +160,7 @@ func stale(waiting []*delivery, now time.Time) bool {
 func (t *tap) start() {
 	t.mu.Lock()
 	room, total := t.room()
-	n := min(t.wanted-len(t.waiting)-room, t.most-total)
+	n := min(t.wanted-len(t.waiting)-room, t.most-total, t.trust)
 	if n <= 0 || t.closed {
 		t.mu.Unlock()
 		return

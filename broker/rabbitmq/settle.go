@@ -153,7 +153,7 @@ func (b *broker) touch(queue string, job *linda.Job, lease time.Duration) error 
 
 // shed gives jobs that were sent here, and that nobody has asked for, to
 // others. They are published anew, since the server would count it as a crash
-// to have them back.
+// to have them back. Those that it does not take stay here for now.
 func (b *broker) shed(t *tap, deliveries []*delivery) {
 	limit := 2 * time.Second
 	if b.life.Err() != nil {
@@ -179,5 +179,5 @@ func (b *broker) shed(t *tap, deliveries []*delivery) {
 		}
 	}
 	t.acknowledge(moved)
-	t.reject(not)
+	t.keep(not)
 }

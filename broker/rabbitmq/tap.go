@@ -34,6 +34,7 @@ type tap struct {
 	single  []*delivery   // of those: jobs that crashed, which go alone
 	more    chan struct{} // closed when there are more of them
 	wanted  int           // how many jobs the Fetches under way wait for
+	trust   int           // how many jobs a new flow may have at most
 	last    time.Time     // when one ended
 	flows   []*flow       // none: the server sends nothing
 	bell    *flow         // of the jobs that crashed, one at a time; nil where flows are none
@@ -41,6 +42,11 @@ type tap struct {
 	settled tags
 	closed  bool
 }
+
+// firstTrust is how many jobs the first flow of a tap may have; it is more with
+// every Fetch that brings some. The server, when it has just been started, breaks
+// channels of those who come to a queue, and counts whatever it had sent on them.
+const firstTrust = 4
 
 // delivery is a job in the hands of this process, and the token of its receipt.
 type delivery struct {
@@ -51,7 +57,8 @@ type delivery struct {
 	past int64 // how often the server has handed it out before
 	lone bool  // it crashed, and is of the queue of those, or to be moved there
 	came time.Time
-	over bool // guarded by the mutex of the tap: it is settled
+	kept time.Time // guarded by the mutex of the tap: since when it waits for a Fetch
+	over bool      // guarded by the mutex of the tap: it is settled
 }
 
 func newTap(k *link, queue string, c *config, shed func(*tap, []*delivery)) (*tap, error) {
@@ -61,7 +68,7 @@ func newTap(k *link, queue string, c *config, shed func(*tap, []*delivery)) (*ta
 	}
 	t := &tap{
 		queue: queue, from: c.ready(queue), alone: c.alone(queue), most: c.prefetch, ch: ch, link: k, shed: shed,
-		gone: newSignal(), asked: make(chan struct{}, 1), rests: make(chan chan struct{}), get: make(chan struct{}, 1), more: newSignal(), last: time.Now(),
+		gone: newSignal(), asked: make(chan struct{}, 1), rests: make(chan chan struct{}), get: make(chan struct{}, 1), more: newSignal(), last: time.Now(), trust: firstTrust,
 	}
 	closed := ch.NotifyClose(make(chan *amqp.Error, 1))
 	go func() {
@@ -103,6 +110,9 @@ func (t *tap) take(max int) ([]*delivery, <-chan struct{}) {
 		from, max = &t.single, 1
 	}
 	n := min(max, len(*from))
+	if n > 0 {
+		t.trust = min(4*t.trust, t.most)
+	}
 	jobs := (*from)[:n:n]
 	*from = (*from)[n:]
 	if len(*from) == 0 {

@@ -47,6 +47,9 @@ func (c *Checker) unseen(j *job, e Event) {
 	}
 	j.troubles += uint16(gap)
 	j.res.unseen = true
+	// Whoever was sent it may have moved it to where it is fetched alone, and
+	// have died before it could remove what it had been sent.
+	j.twice = j.twice || c.rules.Loose
 	since := max(j.called, j.res.from)
 	if c.rules.Bound { // it hands out to a dead connection until it notices
 		since -= int64(notice)
@@ -101,9 +104,6 @@ const notice = time.Second
 // doubt notes that a settlement may have been lost or done by half, or a hop of a
 // delay done twice, by a failure since then.
 func (c *Checker) doubt(j *job, e Event) {
-	if j.twice {
-		return
-	}
 	settled := c.rules.Loose && j.settledAt != 0 && c.faults.during(j.settledAt-int64(notice), e.At, func(s faultSpan) bool {
 		return !s.kind.ofWorker() || s.victim == j.settledBy
 	})
@@ -112,9 +112,10 @@ func (c *Checker) doubt(j *job, e Event) {
 	// connection, before it could remove what it had been given.
 	_, dead := c.dead(j.res.proc)
 	halfway := c.rules.Anew && j.res.proc != 0 && j.res.open && (dead || c.faults.outage(j.res.from, e.At))
-	j.twice = settled || hopped || halfway
+	j.twice = j.twice || settled || hopped || halfway
 	if settled {
 		j.troubles++ // the broker knows of no settlement
+		j.settledAt = 0
 	}
 }
 

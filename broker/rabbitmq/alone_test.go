@@ -1,0 +1,124 @@
+package rabbitmq_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/amlun/linda"
+	"github.com/amlun/linda/internal/brokerd"
+)
+
+// cut has the server close all connections: to it their processes have died.
+func cut(t *testing.T, server *brokerd.Server) {
+	t.Helper()
+	_, err := server.Eval(t.Context(), `rabbit_networking:close_all_user_connections(<<"guest">>, <<"cut">>)`)
+	require.NoError(t, err)
+}
+
+// take fetches up to max jobs, over broken connections.
+func take(t *testing.T, b linda.Broker, max int) (jobs []*linda.Job) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		got, err := b.(linda.Fetcher).Fetch(t.Context(), "q", max, time.Minute)
+		jobs = got
+		return err == nil && len(got) > 0
+	}, 20*time.Second, time.Millisecond)
+	return jobs
+}
+
+// The server counts whatever it had sent to a process that died. What crashed once
+// would be dead after two further deaths of processes that hold it in advance.
+func TestADeathCountsAgainstNoJobThatCrashedAndWaits(t *testing.T) {
+	const n = 200
+	for _, kind := range []string{"quorum", "classic"} {
+		t.Run(kind, func(t *testing.T) {
+			server := brokerd.Run(t, brokerd.RabbitMQ)
+			b := opened(t, server.URL+"?queue_type="+kind)
+			jobs := make([]*linda.Job, n)
+			for i := range jobs {
+				jobs[i] = job("job")
+			}
+			require.NoError(t, b.(linda.BatchPusher).PushBatch(t.Context(), "q", jobs))
+			held := 0
+			for held < n {
+				held += len(take(t, b, n-held))
+			}
+			cut(t, server)
+			const inWork, inMotion = 5, 16 // where who dies
+			for range 3 {
+				for range inWork {
+					assert.Len(t, take(t, b, n), 1, "what crashed goes alone")
+				}
+				cut(t, server)
+			}
+			more := 0
+			for range n {
+				got := take(t, b, n)
+				require.Len(t, got, 1)
+				assert.GreaterOrEqual(t, got[0].Crashes(), 1)
+				if got[0].Crashes() > 1 {
+					more++
+				}
+				require.NoError(t, b.Delete("q", got[0]))
+			}
+			assert.LessOrEqual(t, more, 3*(inWork+1+inMotion), "those in work, the next one, and those that were being moved")
+			t.Logf("%d of %d have crashed more than once", more, n)
+			stats, err := b.(linda.Inspector).Stats(t.Context(), "q")
+			require.NoError(t, err)
+			assert.Zero(t, stats.Ready)
+		})
+	}
+}
+
+func TestAJobThatCrashedGoesBackToWhereItIsFetchedAlone(t *testing.T) {
+	server := brokerd.Run(t, brokerd.RabbitMQ)
+	b := opened(t, server.URL)
+	require.NoError(t, b.Push(job("crashed"), "q"))
+	one(t, b, "q")
+	cut(t, server)
+	back := take(t, b, 10)[0]
+	require.Equal(t, 1, back.Crashes())
+	for range 5 {
+		require.NoError(t, b.Push(job("other"), "q"))
+	}
+	unstarted := linda.Settlement{Job: back, Op: linda.OpRelease, Unstarted: true}
+	require.NoError(t, b.(linda.Settler).Settle(t.Context(), "q", []linda.Settlement{unstarted}))
+	for left := 6; left > 0; {
+		for _, got := range take(t, b, 10) {
+			if got.Payload.Class == "crashed" {
+				assert.Equal(t, 1, got.Crashes())
+				assert.Equal(t, back.Attempt(), got.Attempt(), "it had not started")
+			}
+			require.NoError(t, b.Delete("q", got))
+			left--
+		}
+	}
+}
+
+// Jobs that crashed are fetched one by one, but do not wait for each other's end.
+func TestJobsThatCrashedRunBesideEachOther(t *testing.T) {
+	server := brokerd.Run(t, brokerd.RabbitMQ)
+	b := opened(t, server.URL)
+	const n = 10
+	for range n {
+		require.NoError(t, b.Push(job("job"), "q"))
+	}
+	for held := 0; held < n; {
+		held += len(take(t, b, n-held))
+	}
+	cut(t, server)
+	began := time.Now()
+	held := []*linda.Job{}
+	for len(held) < n {
+		held = append(held, take(t, b, n)...)
+	}
+	t.Logf("all are held again after %v", time.Since(began))
+	assert.Less(t, time.Since(began), 2*time.Second+slack)
+	for _, got := range held {
+		assert.Equal(t, 1, got.Crashes())
+		require.NoError(t, b.Delete("q", got))
+	}
+}
