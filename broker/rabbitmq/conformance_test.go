@@ -18,7 +18,8 @@ func TestConformance(t *testing.T) {
 	for _, kind := range []string{"quorum", "classic"} {
 		t.Run(kind, func(t *testing.T) {
 			server := brokerd.Run(t, brokerd.RabbitMQ)
-			url := server.URL + "?queue_type=" + kind
+			// Each case has queues of its own, and the server is not killed.
+			url := server.URL + "?new_queue_wait=0&queue_type=" + kind
 			raw := dial(t, server.URL)
 			var turn sync.Mutex
 			brokertest.Run(t, brokertest.Harness{

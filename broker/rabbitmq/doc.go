@@ -9,7 +9,8 @@
 //
 // How the states map to the server:
 //
-//	READY     queue <name>, durable and by default a quorum queue
+//	READY     queue <name>, durable and by default a quorum queue; a job that
+//	          crashed is in queue <name>:alone, and fetched alone
 //	DELAYED   queues linda:delay:v1:<digit>:<value>, shared by all queues: a job
 //	          goes through one for each digit of its delay, and leaves it by
 //	          the queue's time-to-live; no plugin is needed
@@ -37,6 +38,9 @@
 //	prefetch          how many jobs of a queue one broker holds at most; 2000
 //	consumer_timeout  the server's consumer_timeout; 30m. No reservation lasts
 //	                  longer than five sixths of it, touched or not
+//	new_queue_wait    1.5s, or a number of milliseconds: how long whoever makes a
+//	                  quorum queue waits before it uses it; a server that is killed
+//	                  sooner forgets it, and the jobs in it
 //	heartbeat         10s, or a number of seconds
 //	connection_timeout  5s, or a number of milliseconds
 //	cacertfile, certfile, keyfile, server_name_indication  for amqps://

@@ -106,8 +106,8 @@ func TestNoJobIsLostWhenTheServerIsKilled(t *testing.T) {
 				})
 			}
 			// RabbitMQ 3.10 forgets a quorum queue when it is killed within a
-			// second of the queue's first declaration: its table of them is
-			// written now and then.
+			// second of the queue's first declaration. Who made it waits for
+			// that, here the worker, but the producer does not.
 			time.Sleep(3 * time.Second)
 			for range 2 {
 				time.Sleep(700 * time.Millisecond)

@@ -61,6 +61,11 @@ func (c *config) delayExchange(digit int) string {
 	return c.delays + ":v1:" + strconv.Itoa(digit)
 }
 
+// delayQueue names the queue of a digit where jobs wait that have it.
+func (c *config) delayQueue(digit, value int) string {
+	return c.delayExchange(digit) + ":" + strconv.Itoa(value)
+}
+
 // digits is a delay in units, rounded up, the lowest digit first. The server
 // counts in whole milliseconds and may take up to one off at every hop.
 func digits(delay time.Duration) []byte {
@@ -156,11 +161,14 @@ func (b *broker) declareQueue(ctx context.Context, k *link, queue string) error 
 		args["x-dead-letter-exchange"], args["x-dead-letter-routing-key"] = "", dead
 		var deadErr, aloneErr error
 		var others sync.WaitGroup
-		others.Go(func() { deadErr = b.declareOne(ctx, k, dead, b.queueArgs(k)) })
-		others.Go(func() { aloneErr = b.declareOne(ctx, k, b.config.alone(queue), args) })
-		err := b.declareOne(ctx, k, ready, args)
+		others.Go(func() { _, deadErr = b.declareOne(ctx, k, dead, b.queueArgs(k)) })
+		others.Go(func() { _, aloneErr = b.declareOne(ctx, k, b.config.alone(queue), args) })
+		made, err := b.declareOne(ctx, k, ready, args)
 		others.Wait()
-		return cmp.Or(err, deadErr, aloneErr)
+		if err := cmp.Or(err, deadErr, aloneErr); err != nil {
+			return err
+		}
+		return b.ripen(ctx, k, made)
 	})
 }
 
@@ -195,11 +203,15 @@ func serverVersion(k *link) (major, minor int) {
 	return major, minor
 }
 
-// declareOne declares a queue. One that is there with other arguments, since
-// somebody else has made it, is used as it is.
-func (b *broker) declareOne(ctx context.Context, k *link, name string, args amqp.Table) error {
-	var other bool
-	err := k.on(ctx, "declare queue "+name, func(ch *amqp.Channel) error {
+// declareOne makes a queue, or takes the one that is there, whatever its arguments,
+// and reports whether it has made it.
+func (b *broker) declareOne(ctx context.Context, k *link, name string, args amqp.Table) (made bool, err error) {
+	there, err := b.exists(ctx, k, name)
+	if err != nil || there {
+		return false, err
+	}
+	var other bool // somebody else was faster
+	err = k.on(ctx, "declare queue "+name, func(ch *amqp.Channel) error {
 		_, err := ch.QueueDeclare(name, true, false, false, false, args)
 		var refused *amqp.Error
 		if errors.As(err, &refused) && refused.Code == amqp.PreconditionFailed {
@@ -207,13 +219,38 @@ func (b *broker) declareOne(ctx context.Context, k *link, name string, args amqp
 		}
 		return err
 	})
-	if err != nil || !other {
-		return err
+	if err == nil && other {
+		_, err = b.exists(ctx, k, name)
 	}
-	return k.on(ctx, "look for queue "+name, func(ch *amqp.Channel) error {
+	return true, err
+}
+
+func (b *broker) exists(ctx context.Context, k *link, name string) (there bool, err error) {
+	found := make(chan bool, 1)
+	err = k.on(ctx, "look for queue "+name, func(ch *amqp.Channel) error {
 		_, err := ch.QueueDeclarePassive(name, true, false, false, false, nil)
+		var refused *amqp.Error
+		missing := errors.As(err, &refused) && refused.Code == amqp.NotFound
+		if missing {
+			err = nil
+		}
+		found <- !missing
 		return err
 	})
+	if err != nil {
+		return false, err
+	}
+	return <-found, nil
+}
+
+// ripen waits until a server that is killed remembers the quorum queues that were
+// made. It writes their names down half a second after the last one, and till then
+// forgets with them what they have confirmed.
+func (b *broker) ripen(ctx context.Context, k *link, made bool) error {
+	if made && b.quorum(k) && !wait(ctx, b.config.ripe) {
+		return ctx.Err()
+	}
+	return nil
 }
 
 // declareDelay makes what a delay of so many digits needs, and its way back to
@@ -228,7 +265,11 @@ func (b *broker) declareDelay(ctx context.Context, k *link, queue string, highes
 	for i := range errs { // together, since the server takes its time for each
 		all.Go(func() {
 			errs[i] = k.declared.once(ctx, "digit "+strconv.Itoa(i), func() error {
-				return k.on(ctx, "declare the delays", func(ch *amqp.Channel) error { return b.declareDigit(ch, k, i) })
+				there, err := b.exists(ctx, k, b.config.delayQueue(i, 1))
+				if err == nil {
+					err = k.on(ctx, "declare the delays", func(ch *amqp.Channel) error { return b.declareDigit(ch, k, i) })
+				}
+				return cmp.Or(err, b.ripen(ctx, k, !there))
 			})
 		})
 	}
@@ -284,7 +325,7 @@ func (b *broker) declareDigit(ch *amqp.Channel, k *link, digit int) error {
 			args["x-dead-letter-strategy"] = "at-least-once"
 			args["x-overflow"] = "reject-publish"
 		}
-		queue := exchange + ":" + strconv.Itoa(value)
+		queue := b.config.delayQueue(digit, value)
 		if _, err := ch.QueueDeclare(queue, true, false, false, true, args); err != nil {
 			return err
 		}

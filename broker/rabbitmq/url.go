@@ -28,6 +28,7 @@ type config struct {
 	heartbeat       time.Duration
 	connectTimeout  time.Duration
 	consumerTimeout time.Duration // how long the server lets a delivery be held
+	ripe            time.Duration // how old a quorum queue is before it is relied on
 
 	ca, cert, key, serverName string
 }
@@ -37,6 +38,7 @@ const (
 	defaultConnectTimeout  = 5 * time.Second
 	defaultConsumerTimeout = 30 * time.Minute // the server's own
 	defaultPrefetch        = 2000
+	defaultRipe            = 1500 * time.Millisecond
 	maxPrefix              = 64
 )
 
@@ -46,6 +48,7 @@ func readURL(url *neturl.URL) (*config, error) {
 	c := &config{
 		user: "guest", password: "guest", vhost: "/", delays: "linda:delay", prefetch: defaultPrefetch,
 		heartbeat: defaultHeartbeat, connectTimeout: defaultConnectTimeout, consumerTimeout: defaultConsumerTimeout,
+		ripe: defaultRipe,
 	}
 	if url.Opaque != "" || url.Fragment != "" {
 		return nil, badURL("it has not the form of one")
@@ -131,6 +134,7 @@ func (c *config) options() map[string]func(value string) bool {
 		"heartbeat":              duration(&c.heartbeat, time.Second, time.Second, time.Hour),
 		"connection_timeout":     duration(&c.connectTimeout, time.Millisecond, time.Millisecond, time.Minute),
 		"consumer_timeout":       duration(&c.consumerTimeout, time.Millisecond, time.Second, 1000*24*time.Hour),
+		"new_queue_wait":         duration(&c.ripe, time.Millisecond, 0, time.Minute),
 		"cacertfile":             text(&c.ca),
 		"certfile":               text(&c.cert),
 		"keyfile":                text(&c.key),
