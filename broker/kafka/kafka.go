@@ -36,7 +36,8 @@ func init() {
 type broker struct {
 	linda.NineMethods
 	config  *config
-	classic bool        // the jobs come from consumer groups, not from share groups
+	shares  bool        // the cluster has share groups
+	classic bool        // the jobs come from consumer groups all the same
 	client  *kgo.Client // for all but the long waits of the lines
 	keeper  *lease.Keeper[*delivery]
 	ctx     context.Context // ends with Close
@@ -70,12 +71,13 @@ func (b *broker) Connect(url *neturl.URL) error {
 	}
 	ctx, cancel := context.WithTimeout(b.ctx, callLimit)
 	defer cancel()
-	classic, err := config.isClassic(ctx, client)
+	shares, err := config.choose(ctx, client)
 	if err != nil {
 		client.Close()
 		return b.fault("connect", err)
 	}
-	b.config, b.client, b.classic = config, client, classic
+	b.config, b.client = config, client
+	b.shares, b.classic = shares, !shares || config.mode == modeClassic
 	b.keeper = lease.New(lease.Options[*delivery]{Every: b.renewEvery(), Renew: b.renew, Return: giveBack})
 	return nil
 }

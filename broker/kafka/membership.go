@@ -89,11 +89,11 @@ var errIdle = errors.New("no job is asked for")
 func (m *membership) live() error {
 	ctx, end := context.WithCancelCause(m.b.ctx)
 	defer end(nil)
-	topic, err := m.prepare(ctx)
+	topic, shared, err := m.prepare(ctx)
 	if err != nil {
 		return err
 	}
-	t := &tenure{m: m, topic: topic, end: end, commits: make(chan struct{}, 1), room: make(chan struct{}, 1),
+	t := &tenure{m: m, topic: topic, shared: shared, end: end, commits: make(chan struct{}, 1), room: make(chan struct{}, 1),
 		parts: make(map[int32]*partition)}
 	m.mu.Lock()
 	t.client, err = kgo.NewClient(append(m.b.config.clientOptions(), t.options()...)...)
@@ -108,26 +108,31 @@ func (m *membership) live() error {
 	return context.Cause(ctx)
 }
 
-// prepare makes the topic, and tells what it is.
-func (m *membership) prepare(ctx context.Context) (*topic, error) {
+// prepare makes the topic, and tells what it is and what of it was done in share
+// mode.
+func (m *membership) prepare(ctx context.Context) (found *topic, shared map[int32]int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*callLimit)
 	defer cancel()
 	if m.b.client == nil {
 		client, err := m.b.config.newClient()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		m.b.client = client
 	}
 	if err := m.b.ensure(ctx, m.b.config.partitions, m.topic); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	found, err := lookUp(ctx, m.b.client, m.topic)
+	found, err = lookUp(ctx, m.b.client, m.topic)
 	if err == nil && found == nil {
 		m.b.forget(m.topic)
 		err = errors.New("there is no topic " + m.topic)
 	}
-	return found, err
+	if err != nil {
+		return nil, nil, err
+	}
+	shared, err = m.b.leftByShare(ctx, found)
+	return found, shared, err
 }
 
 // ends returns where the partitions end that are this process's.

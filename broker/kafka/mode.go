@@ -19,17 +19,18 @@ const (
 	modeClassic = "classic" // consumer groups: the server hands out partitions
 )
 
-// isClassic chooses the mode from what the cluster can and the URL asks for.
-func (c *config) isClassic(ctx context.Context, client *kgo.Client) (bool, error) {
+// choose reports whether the cluster has share groups, and refuses to do without
+// them where the URL does.
+func (c *config) choose(ctx context.Context, client *kgo.Client) (shares bool, err error) {
 	versions, err := kmsg.NewPtrApiVersionsRequest().RequestWith(ctx, client)
 	if err != nil {
 		return false, err
 	}
-	shares := hasShareGroups(versions)
+	shares = hasShareGroups(versions)
 	if c.mode == modeShare && !shares {
 		return false, fmt.Errorf("the cluster has no share groups, as Kafka 4.2 and newer have them by default: %w", errors.ErrUnsupported)
 	}
-	return c.mode == modeClassic || !shares, nil
+	return shares, nil
 }
 
 // hasShareGroups reports whether the server is Kafka 4.2 or newer, whose share

@@ -2,6 +2,7 @@ package kafka_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -81,5 +82,39 @@ func TestAnOlderClusterIsServedInClassicMode(t *testing.T) {
 			require.NoError(t, err)
 			assert.Nil(t, none)
 		})
+	}
+}
+
+// Each mode has a group of its own, which must neither begin anew nor work beside
+// the other.
+func TestAQueueGoesFromOneModeToTheOtherAndBack(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.Kafka)
+	warmUp(t, server.URL)
+	const each = 20
+	before := ""
+	for round, mode := range []string{"share", "classic", "share", "classic", "classic", "share"} {
+		b := open(t, server.URL+"&mode="+mode)
+		want := make(map[string]bool)
+		for i := range each {
+			class := fmt.Sprint(mode, "-", round, "-", i)
+			want[class] = true
+			require.NoError(t, b.Push(newJob(class), "q"))
+		}
+		came := drain(t, b, "q", want, 30*time.Second)
+		for class := range came {
+			// The server tells where the first job is that a share group has not
+			// finished, and may be late with that.
+			late := before == "share" && mode == "classic" && strings.HasPrefix(class, fmt.Sprint("share-", round-1, "-"))
+			assert.True(t, want[class] || late, "%s came again", class)
+		}
+		before = mode
+
+		other := map[string]string{"share": "classic", "classic": "share"}[mode]
+		intruder := open(t, server.URL+"&mode="+other)
+		_, err := intruder.Pop("q", 60)
+		require.ErrorContains(t, err, "other processes have this queue in "+mode+" mode")
+		require.NoError(t, intruder.Close())
+		require.NoError(t, b.Close())
 	}
 }

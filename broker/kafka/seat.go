@@ -28,9 +28,9 @@ func (b *broker) newSeat(topic string) *seat {
 	name := b.config.url + " " + topic
 	m := memberships.byName[name]
 	if m == nil {
-		m = &membership{b: open(), name: name, topic: topic, group: b.config.group + ".classic:" + topic,
+		m = &membership{b: open(), name: name, topic: topic, group: b.classicGroup(topic),
 			wake: make(chan struct{}, 1), changed: make(chan struct{}), users: make(map[*broker]bool)}
-		m.b.config = b.config
+		m.b.config, m.b.shares = b.config, b.shares
 		memberships.byName[name] = m
 		m.b.run(m.run)
 	}

@@ -18,6 +18,7 @@ import (
 type tenure struct {
 	m       *membership
 	topic   *topic
+	shared  map[int32]int64 // up to where it was done in share mode
 	client  *kgo.Client
 	end     context.CancelCauseFunc
 	commits chan struct{} // told that there is something to commit
@@ -222,7 +223,7 @@ func (t *tenure) fetched(_ context.Context, _ *kgo.Client, answer *kmsg.OffsetFe
 }
 
 // adjust is called then, with where the client would begin. What was deleted
-// since is done, and a partition of which nothing is stored begins with its
+// since is done, what was done in share mode too, and a partition of which nothing is stored begins with its
 // first record.
 func (t *tenure) adjust(ctx context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
 	var numbers []int32
@@ -249,7 +250,7 @@ func (t *tenure) adjust(ctx context.Context, offsets map[string]map[int32]kgo.Of
 		if !p.begun || p.water.low > ends[number] { // then what is stored is of an earlier topic of this name
 			p.begin(beginAt(offset, ""))
 		}
-		p.water.settleAll(p.water.low, offset)
+		p.water.settleAll(p.water.low, max(offset, t.shared[number]))
 		p.position = p.water.low
 		offsets[t.topic.name][number] = kgo.NewOffset().At(p.position)
 		t.client.ResumeFetchPartitions(map[string][]int32{t.topic.name: {number}})
