@@ -77,7 +77,7 @@ func (b *broker) leftByClassic(ctx context.Context, t *topic) (map[int32]int64, 
 // leftByShare returns that of the share group of a topic. Where the cluster has
 // no share groups there is nothing to ask.
 func (b *broker) leftByShare(ctx context.Context, t *topic) (map[int32]int64, error) {
-	if !b.shares {
+	if !b.config.shares {
 		return nil, nil
 	}
 	group := b.shareGroup(t.name)

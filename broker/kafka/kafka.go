@@ -71,13 +71,11 @@ func (b *broker) Connect(url *neturl.URL) error {
 	}
 	ctx, cancel := context.WithTimeout(b.ctx, callLimit)
 	defer cancel()
-	shares, err := config.choose(ctx, client)
-	if err != nil {
+	if err := config.choose(ctx, client); err != nil {
 		client.Close()
 		return b.fault("connect", err)
 	}
 	b.config, b.client = config, client
-	b.shares, b.classic = shares, !shares || config.mode == modeClassic
 	b.keeper = lease.New(lease.Options[*delivery]{Every: b.renewEvery(), Renew: b.renew, Return: giveBack})
 	return nil
 }
@@ -148,7 +146,7 @@ func (b *broker) MigrateExpiredJobs(string) { b.startMover() }
 
 // Guarantees is that of a [linda.Guarantor].
 func (b *broker) Guarantees() linda.Guarantees {
-	if b.classic {
+	if b.config.classic {
 		return classicGuarantees
 	}
 	return linda.Guarantees{

@@ -19,18 +19,18 @@ const (
 	modeClassic = "classic" // consumer groups: the server hands out partitions
 )
 
-// choose reports whether the cluster has share groups, and refuses to do without
-// them where the URL does.
-func (c *config) choose(ctx context.Context, client *kgo.Client) (shares bool, err error) {
+// choose chooses the mode from what the cluster can and the URL asks for.
+func (c *config) choose(ctx context.Context, client *kgo.Client) error {
 	versions, err := kmsg.NewPtrApiVersionsRequest().RequestWith(ctx, client)
 	if err != nil {
-		return false, err
+		return err
 	}
-	shares = hasShareGroups(versions)
-	if c.mode == modeShare && !shares {
-		return false, fmt.Errorf("the cluster has no share groups, as Kafka 4.2 and newer have them by default: %w", errors.ErrUnsupported)
+	c.shares = hasShareGroups(versions)
+	c.classic = c.mode == modeClassic || !c.shares
+	if c.mode == modeShare && !c.shares {
+		return fmt.Errorf("the cluster has no share groups, as Kafka 4.2 and newer have them by default: %w", errors.ErrUnsupported)
 	}
-	return shares, nil
+	return nil
 }
 
 // hasShareGroups reports whether the server is Kafka 4.2 or newer, whose share
@@ -50,7 +50,7 @@ func hasShareGroups(versions *kmsg.ApiVersionsResponse) bool {
 // renewEvery is how often the server is told that a delivery is still held. A
 // consumer group tells that itself, of whole partitions.
 func (b *broker) renewEvery() time.Duration {
-	if b.classic {
+	if b.config.classic {
 		return 0
 	}
 	return b.config.lock / 3
@@ -72,4 +72,32 @@ var classicGuarantees = linda.Guarantees{
 		"ready and reserved jobs are one number, the lag of the consumer group; delayed jobs of all queues are in the topics _linda.delay.*",
 		"topics that linda creates keep their records, those of done jobs too, until an operator deletes them or sets a retention; a job that waits longer than its topic's retention is lost",
 	},
+}
+
+// spread chooses the partitions of records. In classic mode it gives each one
+// that has no key to the next partition, so that all processes get some; the
+// client alone would fill one partition for long.
+type spread struct{ config *config }
+
+// ForTopic is that of a [kgo.Partitioner].
+func (s spread) ForTopic(topic string) kgo.TopicPartitioner {
+	if !s.config.classic {
+		return kgo.UniformBytesPartitioner(64<<10, true, true, nil).ForTopic(topic) // the client's default
+	}
+	return &byTurns{TopicPartitioner: kgo.StickyKeyPartitioner(nil).ForTopic(topic)}
+}
+
+// byTurns is spread for one topic, in classic mode.
+type byTurns struct {
+	kgo.TopicPartitioner // for those with keys
+	turn                 int
+}
+
+// Partition is that of a [kgo.TopicPartitioner].
+func (p *byTurns) Partition(r *kgo.Record, n int) int {
+	if r.Key != nil {
+		return p.TopicPartitioner.Partition(r, n)
+	}
+	p.turn = (p.turn + 1) % n
+	return p.turn
 }

@@ -30,7 +30,7 @@ func (b *broker) newSeat(topic string) *seat {
 	if m == nil {
 		m = &membership{b: open(), name: name, topic: topic, group: b.classicGroup(topic),
 			wake: make(chan struct{}, 1), changed: make(chan struct{}), users: make(map[*broker]bool)}
-		m.b.config, m.b.shares = b.config, b.shares
+		m.b.config = b.config
 		memberships.byName[name] = m
 		m.b.run(m.run)
 	}

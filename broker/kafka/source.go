@@ -38,7 +38,7 @@ func (b *broker) source(queue string) (source, error) {
 	switch topic := b.topicOf(queue); {
 	case s != nil:
 		return s, nil
-	case b.classic:
+	case b.config.classic:
 		s = b.newSeat(topic)
 	default:
 		s = b.newLine(topic)

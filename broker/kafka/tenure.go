@@ -44,7 +44,7 @@ func (t *tenure) options() []kgo.Opt {
 		kgo.ConsumerGroup(t.m.group), kgo.ConsumeTopics(t.m.topic), kgo.DisableAutoCommit(),
 		kgo.Balancers(kgo.CooperativeStickyBalancer()), kgo.BlockRebalanceOnPoll(),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(),
-		kgo.SessionTimeout(session), kgo.HeartbeatInterval(min(session/4, time.Second)),
+		kgo.SessionTimeout(session), kgo.HeartbeatInterval(min(session/4, 500*time.Millisecond)),
 		kgo.RebalanceTimeout(max(session, 30*time.Second)),
 		kgo.FetchMaxWait(500 * time.Millisecond), kgo.FetchMaxBytes(16 << 20),
 		kgo.OnPartitionsAssigned(t.assigned), kgo.OnOffsetsFetched(t.fetched), kgo.AdjustFetchOffsetsFn(t.adjust),

@@ -33,6 +33,10 @@ type config struct {
 	window      int32         // of a partition, in classic mode: offsets from the first that is not done to the last handed out
 	mechanism   sasl.Mechanism
 	tls         *tls.Config
+
+	// What the cluster has made of mode, once it was asked.
+	shares  bool // it has share groups
+	classic bool // the jobs come from consumer groups all the same
 }
 
 // readURL reads a URL
@@ -197,6 +201,7 @@ func (c *config) clientOptions() []kgo.Opt {
 		kgo.ConnIdleTimeout(5 * time.Minute), // a session ends with its connection
 		kgo.MetadataMinAge(100 * time.Millisecond),
 		kgo.DisableClientMetrics(),
+		kgo.RecordPartitioner(spread{c}),
 	}
 	if c.tls != nil {
 		options = append(options, kgo.DialTLSConfig(c.tls))

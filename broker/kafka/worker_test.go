@@ -40,6 +40,7 @@ func runJobs(url string) error {
 	d.HandleFunc("nap", func(_ context.Context, job *linda.Job) error {
 		fmt.Println("started", job.ID)
 		time.Sleep(time.Duration(job.Payload.Args[0].(float64)) * time.Millisecond)
+		fmt.Println("ended", job.ID)
 		return nil
 	})
 	d.HandleFunc("kill", func(context.Context, *linda.Job) error {
