@@ -34,7 +34,7 @@ func (b *broker) fetch(ctx context.Context, queue string, max int, lease time.Du
 	if max <= 0 {
 		return nil, nil
 	}
-	l, err := b.line(queue)
+	from, err := b.source(queue)
 	if err != nil {
 		return nil, err
 	}
@@ -45,11 +45,11 @@ func (b *broker) fetch(ctx context.Context, queue string, max int, lease time.Du
 	}
 	b.startMover()
 	for {
-		deliveries, err := l.take(ctx, max, now)
+		deliveries, err := from.take(ctx, max, now)
 		if err != nil || len(deliveries) == 0 {
 			return nil, err
 		}
-		jobs, err := b.handOut(ctx, l, queue, deliveries, lease)
+		jobs, err := b.handOut(ctx, queue, deliveries, lease)
 		if err != nil || len(jobs) > 0 {
 			return jobs, err
 		}
@@ -73,7 +73,7 @@ func (b *broker) there(ctx context.Context, queue string) (bool, error) {
 // is not given to a worker but put in its queue anew, as far from the number
 // of deliveries after which the server drops a record as can be; and so is one
 // of another program, which has no id that would last.
-func (b *broker) handOut(ctx context.Context, l *line, queue string, deliveries []*delivery, lease time.Duration) ([]*linda.Job, error) {
+func (b *broker) handOut(ctx context.Context, queue string, deliveries []*delivery, lease time.Duration) ([]*linda.Job, error) {
 	var again []*delivery
 	deliveries = slices.DeleteFunc(deliveries, func(d *delivery) bool {
 		anew := d.count > 1 || lease > 0 && linda.BodyID(d.value) == ""
@@ -83,7 +83,7 @@ func (b *broker) handOut(ctx context.Context, l *line, queue string, deliveries 
 		return anew
 	})
 	if len(again) > 0 {
-		b.reseat(ctx, l, again)
+		b.reseat(ctx, b.topicOf(queue), again)
 	}
 	if lease == 0 {
 		return b.handOver(ctx, queue, deliveries)
@@ -102,18 +102,17 @@ func (b *broker) handOut(ctx context.Context, l *line, queue string, deliveries 
 	return jobs, nil
 }
 
-// loseEnded ends the reservations of deliveries whose life was over before the
-// keeper knew them.
+// loseEnded ends the reservations of deliveries that were over before the keeper
+// knew them.
 func (b *broker) loseEnded(deliveries []*delivery) {
-	if len(deliveries) == 0 {
-		return
+	var ended []*delivery
+	for _, d := range deliveries {
+		if left, _ := d.origin.left(d); left <= 0 {
+			ended = append(ended, d)
+		}
 	}
-	l := deliveries[0].session.life.line
-	l.mu.Lock()
-	over := slices.ContainsFunc(deliveries, func(d *delivery) bool { return d.session.life.over })
-	l.mu.Unlock()
-	if over {
-		b.keeper.Lose(func(d *delivery) bool { return slices.Contains(deliveries, d) })
+	if len(ended) > 0 {
+		b.keeper.Lose(func(d *delivery) bool { return slices.Contains(ended, d) })
 	}
 }
 
@@ -144,11 +143,11 @@ func (d *delivery) job(queue string) *linda.Job {
 // reseat writes the jobs of deliveries to the end of their queue, with the
 // deliveries so far in their bookkeeping, and then accepts the old records.
 // Where that fails the lock ends, and the record comes again.
-func (b *broker) reseat(ctx context.Context, l *line, deliveries []*delivery) {
+func (b *broker) reseat(ctx context.Context, topic string, deliveries []*delivery) {
 	records := make([]*kgo.Record, len(deliveries))
 	for i, d := range deliveries {
 		again := linda.Settlement{Job: d.job(""), Op: linda.OpRelease, Unstarted: true}
-		records[i] = &kgo.Record{Topic: l.topic, Key: d.key, Value: []byte(again.Body())}
+		records[i] = &kgo.Record{Topic: topic, Key: d.key, Value: []byte(again.Body())}
 	}
 	var written []*delivery
 	for i, err := range b.produce(ctx, "fetch", records) {
@@ -169,7 +168,7 @@ func conclude(ctx context.Context, deliveries []*delivery, kind int8) []error {
 	outcomes := make(chan outcome, len(deliveries))
 	for i, d := range deliveries {
 		errs[i] = errPending
-		d.session.send(&verdict{delivery: d, kind: kind, done: func(err error) { outcomes <- outcome{i, err} }})
+		d.origin.send(&verdict{delivery: d, kind: kind, done: func(err error) { outcomes <- outcome{i, err} }})
 	}
 	for n := 0; n < len(deliveries); n++ {
 		select {

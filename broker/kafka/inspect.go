@@ -197,12 +197,12 @@ func (b *broker) Purge(ctx context.Context, queue string, state linda.State) (in
 }
 
 func (b *broker) purgeReady(ctx context.Context, queue string) (int, error) {
-	l, err := b.line(queue)
+	from, err := b.source(queue)
 	if err != nil {
 		return 0, err
 	}
 	for n := 0; ; {
-		deliveries, err := l.take(ctx, linda.MaxInspect, true)
+		deliveries, err := from.take(ctx, linda.MaxInspect, true)
 		if err != nil || len(deliveries) == 0 {
 			return n, err
 		}

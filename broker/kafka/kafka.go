@@ -12,7 +12,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/amlun/linda"
 	"github.com/amlun/linda/internal/lease"
@@ -36,29 +35,31 @@ func init() {
 // broker is linda's Kafka.
 type broker struct {
 	linda.NineMethods
-	config *config
-	client *kgo.Client // for all but the long waits of the lines
-	keeper *lease.Keeper[*delivery]
-	ctx    context.Context // ends with Close
-	stop   context.CancelCauseFunc
-	once   sync.Once
-	tasks  sync.WaitGroup // all goroutines
+	config  *config
+	shares  bool        // the cluster has share groups
+	classic bool        // the jobs come from consumer groups all the same
+	client  *kgo.Client // for all but the long waits of the lines
+	keeper  *lease.Keeper[*delivery]
+	ctx     context.Context // ends with Close
+	stop    context.CancelCauseFunc
+	once    sync.Once
+	tasks   sync.WaitGroup // all goroutines
 
 	mu      sync.Mutex
-	lines   map[string]*line // guarded by mu: by queue
-	topics  map[string]bool  // guarded by mu: those that are known to exist
-	mover   *mover           // guarded by mu
-	kicking sync.Mutex       // one Kick at a time, lest two of them kick the same job twice
+	sources map[string]source // guarded by mu: by queue
+	topics  map[string]bool   // guarded by mu: those that are known to exist
+	mover   *mover            // guarded by mu
+	kicking sync.Mutex        // one Kick at a time, lest two of them kick the same job twice
 }
 
 func open() *broker {
-	b := &broker{lines: make(map[string]*line), topics: make(map[string]bool)}
+	b := &broker{sources: make(map[string]source), topics: make(map[string]bool)}
 	b.NineMethods.Of = b
 	b.ctx, b.stop = context.WithCancelCause(context.Background())
 	return b
 }
 
-// Connect opens the service and checks that it has share groups.
+// Connect opens the service and chooses the mode.
 func (b *broker) Connect(url *neturl.URL) error {
 	config, err := readURL(url)
 	if err != nil {
@@ -70,12 +71,12 @@ func (b *broker) Connect(url *neturl.URL) error {
 	}
 	ctx, cancel := context.WithTimeout(b.ctx, callLimit)
 	defer cancel()
-	if err := hasShareGroups(ctx, client); err != nil {
+	if err := config.choose(ctx, client); err != nil {
 		client.Close()
 		return b.fault("connect", err)
 	}
 	b.config, b.client = config, client
-	b.keeper = lease.New(lease.Options[*delivery]{Every: config.lock / 3, Renew: renew, Return: giveBack})
+	b.keeper = lease.New(lease.Options[*delivery]{Every: b.renewEvery(), Renew: b.renew, Return: giveBack})
 	return nil
 }
 
@@ -85,37 +86,20 @@ func (c *config) newClient() (*kgo.Client, error) {
 		kgo.AllowIdempotentProduceCancellation(), kgo.UnknownTopicRetries(3))...)
 }
 
-// hasShareGroups checks that the server is Kafka 4.2 or newer, whose share
-// groups renew reservations and hand out no more records than are asked for.
-func hasShareGroups(ctx context.Context, client *kgo.Client) error {
-	versions, err := kmsg.NewPtrApiVersionsRequest().RequestWith(ctx, client)
-	if err != nil {
-		return err
-	}
-	fetches, enabled := false, false
-	for _, key := range versions.ApiKeys {
-		fetches = fetches || key.ApiKey == int16(kmsg.ShareFetch) && key.MaxVersion >= 2
-	}
-	for _, feature := range versions.FinalizedFeatures {
-		enabled = enabled || feature.Name == "share.version" && feature.MaxVersionLevel >= 1
-	}
-	if !fetches || !enabled {
-		return fmt.Errorf("the cluster has no share groups, as Kafka 4.2 and newer have them by default: %w", errors.ErrUnsupported)
-	}
-	return nil
-}
-
 // Close is that of a [linda.Broker]. The server gives the jobs that are held
 // to others at once.
 func (b *broker) Close() error {
 	b.once.Do(func() {
 		b.mu.Lock()
 		b.stop(linda.ErrClosed)
-		mover := b.mover
+		mover, sources := b.mover, b.sources
 		b.mu.Unlock()
 		b.tasks.Wait()
 		if b.keeper != nil {
 			b.keeper.Close()
+		}
+		for _, s := range sources {
+			s.leave()
 		}
 		if b.client != nil {
 			b.client.Close()
@@ -162,6 +146,9 @@ func (b *broker) MigrateExpiredJobs(string) { b.startMover() }
 
 // Guarantees is that of a [linda.Guarantor].
 func (b *broker) Guarantees() linda.Guarantees {
+	if b.config.classic {
+		return classicGuarantees
+	}
 	return linda.Guarantees{
 		LeaseMin: leaseMin, LeaseMax: 0,
 		DelayMax: delayMax, DelayResolution: time.Millisecond, DelayDurable: true,

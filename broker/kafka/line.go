@@ -38,21 +38,15 @@ type waiter struct {
 	served bool // guarded by line.mu
 }
 
-// line returns the line of a queue, which it starts at the first call.
-func (b *broker) line(queue string) (*line, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ctx.Err() != nil {
-		return nil, linda.ErrClosed
-	}
-	l := b.lines[queue]
-	if l == nil {
-		l = &line{b: b, topic: b.topicOf(queue), group: b.config.group + "." + b.topicOf(queue), wake: make(chan struct{}, 1)}
-		b.lines[queue] = l
-		b.run(l.run)
-	}
-	return l, nil
+// newLine starts the line of a topic.
+func (b *broker) newLine(topic string) *line {
+	l := &line{b: b, topic: topic, group: b.shareGroup(topic), wake: make(chan struct{}, 1)}
+	b.run(l.run)
+	return l
 }
+
+// leave is for other sources: the server has what the line holds.
+func (l *line) leave() {}
 
 // take waits for up to max deliveries, until there is one or ctx ends. With
 // now it waits only until the servers have been asked.
@@ -69,13 +63,13 @@ func (l *line) take(ctx context.Context, max int, now bool) ([]*delivery, error)
 	select {
 	case <-w.done:
 	case <-ctx.Done():
-		l.leave(w, ctx.Err())
+		l.giveUp(w, ctx.Err())
 	}
 	return w.got, w.err
 }
 
-// leave ends the wait of a waiter that has not been served.
-func (l *line) leave(w *waiter, err error) {
+// giveUp ends the wait of a waiter that has not been served.
+func (l *line) giveUp(w *waiter, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !w.served {

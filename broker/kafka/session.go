@@ -43,16 +43,18 @@ type session struct {
 	verdicts []*verdict // guarded by line.mu: to be sent
 }
 
-// delivery is a record that the server has handed to a session.
+// delivery is a record that was handed to this process.
 type delivery struct {
-	session *session
+	origin  origin
+	session *session // where that is the origin
 	place   place
-	count   int16 // how often the server has handed it out, this time included
+	count   int16 // how often the record was handed out, this time included
 	key     []byte
 	value   string
 
 	until time.Time // guarded by line.mu: the server's lock has not ended before
-	over  bool      // guarded by line.mu: it is settled or lost
+	over  bool      // guarded by line.mu, or membership.mu: it is settled or lost
+	taker *broker   // guarded by membership.mu: who got it, of a membership
 }
 
 // verdict is what is to become of a delivery.
@@ -371,7 +373,7 @@ func (s *session) read(p *kmsg.ShareFetchResponseTopicPartition, until time.Time
 	var deliveries []*delivery
 	for _, run := range p.AcquiredRecords {
 		for offset := run.FirstOffset; offset <= run.LastOffset; offset++ {
-			d := &delivery{session: s, place: place{p.Partition, offset}, count: run.DeliveryCount, until: until}
+			d := &delivery{origin: s, session: s, place: place{p.Partition, offset}, count: run.DeliveryCount, until: until}
 			r := records[offset]
 			if r == nil { // the mark of a transaction, or a record that was compacted
 				s.send(&verdict{delivery: d, kind: gap, done: func(error) {}})
@@ -436,5 +438,5 @@ func (l *line) putBack() {
 	}
 	ctx, cancel := context.WithTimeout(l.b.ctx, callLimit)
 	defer cancel()
-	l.b.reseat(ctx, l, spare)
+	l.b.reseat(ctx, l.topic, spare)
 }

@@ -60,17 +60,14 @@ func (b *broker) beginEnding(queue string, s linda.Settlement) *ending {
 	default:
 		e.err = fmt.Errorf("linda/kafka: settle: unknown operation %d", s.Op)
 	}
-	if left, _ := e.delivery.left(); e.err == nil && !e.receipt.Gone() && left <= 0 {
+	if left, _ := e.delivery.origin.left(e.delivery); e.err == nil && !e.receipt.Gone() && left <= 0 {
 		e.err = linda.ErrNotReserved
 	}
 	return e
 }
 
-// left returns for how much longer the server's lock surely lasts, 0 or less
-// where it may have ended, and whether it should be renewed before more is
-// done.
-func (d *delivery) left() (left time.Duration, late bool) {
-	l := d.session.life.line
+func (s *session) left(d *delivery) (left time.Duration, late bool) {
+	l := s.life.line
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if d.over {
@@ -89,7 +86,7 @@ func (b *broker) renewLate(ctx context.Context, endings []*ending) {
 		if e.err != nil || e.record == nil || e.receipt.Gone() {
 			continue
 		}
-		if _, is := e.delivery.left(); is {
+		if _, is := e.delivery.origin.left(e.delivery); is {
 			late = append(late, e)
 			deliveries = append(deliveries, e.delivery)
 		}
@@ -169,7 +166,7 @@ func (b *broker) touch(queue string, lease time.Duration, job *linda.Job) error 
 		return linda.ErrNotReserved
 	}
 	d := receipt.Token().(*delivery)
-	if left, _ := d.left(); left <= 0 {
+	if left, _ := d.origin.left(d); left <= 0 {
 		b.lose(d)
 		return linda.ErrLeaseLost
 	}
@@ -188,10 +185,9 @@ func (b *broker) lose(lost *delivery) {
 }
 
 // renew is the keeper's: it renews the locks of deliveries on the server.
-func renew(deliveries []*delivery) {
+func (b *broker) renew(deliveries []*delivery) {
 	for _, d := range deliveries {
-		b := d.session.life.line.b
-		d.session.send(&verdict{delivery: d, kind: renewed, done: func(err error) {
+		d.origin.send(&verdict{delivery: d, kind: renewed, done: func(err error) {
 			if errors.Is(err, linda.ErrNotReserved) {
 				b.lose(d)
 			}
@@ -202,6 +198,6 @@ func renew(deliveries []*delivery) {
 // giveBack is the keeper's: the time of these deliveries is over.
 func giveBack(deliveries []*delivery) {
 	for _, d := range deliveries {
-		d.session.send(&verdict{delivery: d, kind: release, done: func(error) {}})
+		d.origin.send(&verdict{delivery: d, kind: release, done: func(error) {}})
 	}
 }

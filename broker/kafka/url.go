@@ -28,9 +28,15 @@ type config struct {
 	partitions  int32  // of a topic that is created
 	replication int16
 	create      bool
-	lock        time.Duration // of a record that is reserved, renewed at a third of it
+	mode        string        // modeAuto, modeShare or modeClassic
+	lock        time.Duration // of a record that is reserved, renewed at a third of it; of the session of a consumer group
+	window      int32         // of a partition, in classic mode: offsets from the first that is not done to the last handed out
 	mechanism   sasl.Mechanism
 	tls         *tls.Config
+
+	// What the cluster has made of mode, once it was asked.
+	shares  bool // it has share groups
+	classic bool // the jobs come from consumer groups all the same
 }
 
 // readURL reads a URL
@@ -39,7 +45,8 @@ type config struct {
 //
 // where kafka+tls is for TLS. An error shows nothing of it that may be secret.
 func readURL(url *neturl.URL) (*config, error) {
-	c := &config{url: url.String(), group: "linda", partitions: 12, replication: -1, create: true, lock: 30 * time.Second}
+	c := &config{url: url.String(), group: "linda", partitions: 12, replication: -1, create: true,
+		mode: modeAuto, lock: 30 * time.Second, window: 2000}
 	if url.Opaque != "" || url.Fragment != "" || url.Path != "" && url.Path != "/" {
 		return nil, badURL("it has not the form of one")
 	}
@@ -51,7 +58,6 @@ func readURL(url *neturl.URL) (*config, error) {
 		c.hosts = append(c.hosts, addr)
 	}
 	var ca, method string
-	mode := "auto"
 	err := c.readOptions(url.RawQuery, map[string]func(string) error{
 		"group":       text(&c.group, func(s string) bool { return linda.CheckName(s) == nil }),
 		"prefix":      text(&c.prefix, func(s string) bool { return linda.CheckName(s) == nil }),
@@ -59,7 +65,8 @@ func readURL(url *neturl.URL) (*config, error) {
 		"replication": func(s string) error { return number(s, &c.replication, 1, 100) },
 		"create":      func(s string) (err error) { c.create, err = strconv.ParseBool(s); return err },
 		"lock":        func(s string) error { return duration(s, &c.lock) },
-		"mode":        text(&mode, func(s string) bool { return s == "auto" || s == "share" }),
+		"mode":        text(&c.mode, func(s string) bool { return s == modeAuto || s == modeShare || s == modeClassic }),
+		"window":      func(s string) error { return number(s, &c.window, 1, 16000) },
 		"sasl":        text(&method, func(string) bool { return true }),
 		"ca":          text(&ca, func(string) bool { return true }),
 	})
@@ -194,6 +201,7 @@ func (c *config) clientOptions() []kgo.Opt {
 		kgo.ConnIdleTimeout(5 * time.Minute), // a session ends with its connection
 		kgo.MetadataMinAge(100 * time.Millisecond),
 		kgo.DisableClientMetrics(),
+		kgo.RecordPartitioner(spread{c}),
 	}
 	if c.tls != nil {
 		options = append(options, kgo.DialTLSConfig(c.tls))

@@ -1,0 +1,88 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/amlun/linda"
+	"github.com/amlun/linda/internal/brokerd"
+)
+
+func TestWhichCommitsMayGoAgain(t *testing.T) {
+	t.Parallel()
+	for err, want := range map[error]bool{
+		io.EOF:                           true,
+		context.DeadlineExceeded:         true,
+		kerr.IllegalGeneration:           true, // the group has changed at just that moment
+		kerr.RebalanceInProgress:         true,
+		kerr.NotCoordinator:              true,
+		kerr.CoordinatorLoadInProgress:   true,
+		kerr.UnknownMemberID:             false,
+		kerr.FencedInstanceID:            false,
+		kerr.GroupAuthorizationFailed:    false,
+		kerr.TopicAuthorizationFailed:    false,
+		kerr.OffsetMetadataTooLarge:      false,
+		kerr.InvalidCommitOffsetSize:     false,
+		kerr.UnknownTopicOrPartition:     false, // the topic is gone
+		errors.Join(kerr.InvalidGroupID): false,
+	} {
+		assert.Equal(t, want, mayGoAgain(err), "%v", err)
+	}
+}
+
+// F17: what is signed by an old generation changes nothing, and a settlement
+// that met a change of generation succeeds if the partition is still the
+// process's.
+func TestACommitOfAnOldGenerationIsRefused(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.Kafka)
+	opened, err := linda.NewBroker(server.URL + "&mode=classic")
+	require.NoError(t, err)
+	defer opened.Close()
+	b := opened.(*broker)
+	require.NoError(t, b.Push(&linda.Job{Payload: linda.Payload{Class: "C"}}, "q"))
+	jobs, err := b.Fetch(t.Context(), "q", 1, time.Minute)
+	require.NoError(t, err)
+
+	source, err := b.source("q")
+	require.NoError(t, err)
+	m := source.(*seat).m
+	receipt, err := jobs[0].Receipt(b, "q")
+	require.NoError(t, err)
+	p := receipt.Token().(*delivery).origin.(*partition)
+	m.mu.Lock()
+	tenure := m.tenure
+	p.water.settle(0)
+	p.dirty = true // behind the back of the committer
+	m.mu.Unlock()
+	r, err := tenure.gather()
+	require.NoError(t, err)
+	require.Equal(t, int64(1), r.request.Topics[0].Partitions[0].Offset)
+	r.request.Generation--
+	results, err := r.send(t.Context())
+	require.NoError(t, err)
+	require.ErrorIs(t, results[0], kerr.IllegalGeneration)
+	done, err := b.leftByClassic(t.Context(), tenure.topic)
+	require.ErrorContains(t, err, "has members")
+	require.Nil(t, done)
+	r.keep(r.parts) // none of it was stored
+	require.NoError(t, b.Delete("q", jobs[0]))
+	require.NoError(t, b.Close())
+	require.Eventually(t, func() bool {
+		other := open()
+		other.config = b.config
+		other.client, err = b.config.newClient()
+		require.NoError(t, err)
+		defer other.Close()
+		done, err = other.leftByClassic(t.Context(), tenure.topic)
+		return err == nil
+	}, 10*time.Second, 50*time.Millisecond)
+	assert.Equal(t, map[int32]int64{0: 1}, done)
+}
