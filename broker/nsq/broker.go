@@ -55,7 +55,7 @@ type broker struct {
 
 	browsing chan struct{} // holds one: whoever looks at dead jobs
 
-	going  sync.WaitGroup // every goroutine; begun under mu
+	going sync.WaitGroup // every goroutine; begun under mu
 
 	mu      sync.Mutex
 	ended   bool               // guarded by mu, as all below: no goroutine begins any more

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -68,6 +69,19 @@ type receiver interface {
 // dial opens a connection and greets the server; its messages time out after
 // msgTimeout, or as the server has it where that is 0.
 func dial(ctx context.Context, addr string, config *config, msgTimeout time.Duration) (*conn, error) {
+	c, err := dialWith(ctx, addr, config, msgTimeout, flushAfter)
+	var refused *serverError
+	if errors.As(err, &refused) && strings.Contains(refused.text, "output buffer timeout") { // its own minimum is longer
+		c, err = dialWith(ctx, addr, config, msgTimeout, 0)
+	}
+	return c, err
+}
+
+// flushAfter is how long the server may keep messages in its buffer: the least
+// that it takes by its defaults. See feed for why it seldom comes to that.
+const flushAfter = 25 * time.Millisecond
+
+func dialWith(ctx context.Context, addr string, config *config, msgTimeout, flush time.Duration) (*conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, config.connectLimit)
 	defer cancel()
 	nc, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
@@ -80,7 +94,7 @@ func dial(ctx context.Context, addr string, config *config, msgTimeout time.Dura
 	}
 	c.reader = bufio.NewReaderSize(nc, bufferSize)
 	defer context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })()
-	if err := c.greet(ctx, addr, config, msgTimeout); err != nil {
+	if err := c.greet(ctx, addr, config, msgTimeout, flush); err != nil {
 		_ = c.net.Close()
 		if ctx.Err() != nil {
 			err = fmt.Errorf("%w: %w", errSilent, ctx.Err())
@@ -91,10 +105,11 @@ func dial(ctx context.Context, addr string, config *config, msgTimeout time.Dura
 }
 
 // greet says who this is, and what it wants.
-func (c *conn) greet(ctx context.Context, addr string, config *config, msgTimeout time.Duration) error {
+func (c *conn) greet(ctx context.Context, addr string, config *config, msgTimeout, flush time.Duration) error {
 	who, err := json.Marshal(map[string]any{
 		"client_id": c.id, "hostname": hostname(), "user_agent": "linda", "feature_negotiation": true,
-		"heartbeat_interval": config.heartbeat.Milliseconds(), "msg_timeout": milliseconds(msgTimeout), "tls_v1": config.tls != nil,
+		"heartbeat_interval": config.heartbeat.Milliseconds(), "msg_timeout": milliseconds(msgTimeout),
+		"output_buffer_timeout": milliseconds(flush), "tls_v1": config.tls != nil,
 	})
 	if err != nil {
 		return err

@@ -35,7 +35,7 @@ func (b *broker) Stats(ctx context.Context, queue string) (linda.Stats, error) {
 	b.settle(ctx, queue)
 	var sum linda.Stats
 	for _, s := range b.all() {
-		depth, c, err := s.topicStats(ctx, ready(queue))
+		depth, c, err := s.spread(ctx, ready(queue))
 		if err != nil {
 			return none, b.closedOr(err)
 		}
@@ -49,6 +49,19 @@ func (b *broker) Stats(ctx context.Context, queue string) (linda.Stats, error) {
 		sum.Dead += depth + c.Depth + c.InFlight + c.Deferred
 	}
 	return sum, nil
+}
+
+// spread is topicStats once the server has moved what was published into the
+// channel, where it tells what is delayed from what is ready. It soon has,
+// unless the topic is paused.
+func (s *server) spread(ctx context.Context, topic string) (depth int64, c channelStats, err error) {
+	for range 20 {
+		depth, c, err = s.topicStats(ctx, topic)
+		if err != nil || depth == 0 || !sleep(ctx, lookEvery) {
+			break
+		}
+	}
+	return depth, c, err
 }
 
 // settle waits until the servers have done what this broker has told them of a
