@@ -64,8 +64,9 @@ func stats(c *trial) {
 	c.expect(b, 1, 2, 0, 0, "after it was kicked")
 	c.delete(b, c.one(b))
 	c.expect(b, 0, 2, 0, 0, "after it was deleted")
-	c.purge(b, linda.Delayed)
-	c.expect(b, 0, 0, 0, 0, "at the end")
+	if c.purge(b, linda.Delayed); !c.dirty {
+		c.expect(b, 0, 0, 0, 0, "at the end")
+	}
 }
 
 func statsAfterTime(c *trial) {

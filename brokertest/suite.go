@@ -27,6 +27,7 @@ package brokertest
 
 import (
 	"crypto/rand"
+	"errors"
 	"slices"
 	"sync"
 	"testing"
@@ -136,6 +137,8 @@ func (k testCase) run(t *testing.T, h Harness, p promises) {
 type promises struct {
 	linda.Guarantees
 	fetches, fetchesAny, pauses, pushesBatches, settles, touches, inspects, unique, ticks, limits, raw bool
+
+	peeks bool // Peek shows more than the dead
 }
 
 func probe(t *testing.T, h Harness) promises {
@@ -149,6 +152,10 @@ func probe(t *testing.T, h Harness) promises {
 	}
 	if g, ok := linda.As[linda.Guarantor](b); ok {
 		p.Guarantees = g.Guarantees()
+	}
+	if i, ok := linda.As[linda.Inspector](b); ok {
+		_, err := i.Peek(t.Context(), newQueue("probe"), linda.Delayed, 1)
+		p.peeks = !errors.Is(err, errors.ErrUnsupported)
 	}
 	return p
 }
@@ -188,6 +195,9 @@ func overseer(p promises) string {
 		if !slices.Contains(p.Stats, state) {
 			return "the broker does not promise to count jobs that are " + string(state)
 		}
+	}
+	if p.inspects && !p.peeks {
+		return "the broker's Peek does not show jobs that are delayed"
 	}
 	return inspector(p)
 }

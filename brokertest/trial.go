@@ -302,7 +302,7 @@ func (c *trial) purge(b linda.Broker, state linda.State) {
 		return
 	}
 	_, err := i.Purge(c.Context(), c.queue, state)
-	if errors.Is(err, errors.ErrUnsupported) && !slices.Contains(c.Stats, state) {
+	if errors.Is(err, errors.ErrUnsupported) && (!slices.Contains(c.Stats, state) || !c.peeks) {
 		c.dirty = true
 		return
 	}

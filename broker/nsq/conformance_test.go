@@ -1,0 +1,48 @@
+package nsq
+
+import (
+	"bufio"
+	"errors"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/amlun/linda"
+	"github.com/amlun/linda/brokertest"
+	"github.com/amlun/linda/internal/brokerd"
+)
+
+func TestConformance(t *testing.T) {
+	server := brokerd.Run(t, brokerd.Nsqd, brokerd.Args("-max-msg-size=4194304", "-queue-scan-selection-count=1000"))
+	brokertest.Run(t, brokertest.Harness{
+		Open:    func(t testing.TB) linda.Broker { return open(t, server.URL) },
+		RawPush: func(t testing.TB, queue string, body []byte) error { return rawPush(t, server.Addr, queue, body) },
+		Slack:   10 * time.Second, // the server looks for new queues every five seconds
+	})
+}
+
+func open(t testing.TB, url string) linda.Broker {
+	t.Helper()
+	b, err := linda.NewBroker(url)
+	require.NoError(t, err)
+	return b
+}
+
+// rawPush publishes a body as any client would.
+func rawPush(t testing.TB, addr, topic string, body []byte) error {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	require.NoError(t, err)
+	defer c.Close()
+	require.NoError(t, c.SetDeadline(time.Now().Add(10*time.Second)))
+	_, err = c.Write(appendPUB([]byte(magic), topic, string(body)))
+	require.NoError(t, err)
+	f, err := readFrame(bufio.NewReader(c))
+	require.NoError(t, err)
+	if f.kind == frameError {
+		return errors.New(f.text)
+	}
+	return nil
+}

@@ -1,0 +1,69 @@
+package nsq
+
+import (
+	"context"
+	"time"
+)
+
+// isEmpty waits until no server has a job that it could send, or until ctx ends.
+func (t *tap) isEmpty(ctx context.Context) error {
+	if !sleep(ctx, glance) {
+		return ctx.Err()
+	}
+	if len(t.broker.config.http) == 0 {
+		sleep(ctx, longGlance)
+		return ctx.Err()
+	}
+	for times := 0; ; {
+		empty, err := t.looksEmpty(ctx)
+		switch {
+		case err != nil:
+			return err
+		case !empty:
+			times = 0
+		case times > 0: // a message that was on its way into the channel is there by now
+			return nil
+		default:
+			times++
+		}
+		if !sleep(ctx, lookEvery/time.Duration(1+times)) {
+			return ctx.Err()
+		}
+	}
+}
+
+// looksEmpty asks every server whether it has something to send.
+func (t *tap) looksEmpty(ctx context.Context) (bool, error) {
+	t.mu.Lock()
+	feeds := t.feeds
+	t.mu.Unlock()
+	for _, f := range feeds {
+		t.mu.Lock()
+		down := f.conn == nil && f.down != nil
+		k, open := f.client()
+		t.mu.Unlock()
+		if down {
+			continue
+		}
+		if !open {
+			return false, nil
+		}
+		depth, c, err := f.server.topicStats(ctx, t.topic)
+		if err != nil {
+			return false, err
+		}
+		if !c.Paused && (depth+c.Depth > 0 || !c.sees(k)) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// client is what the feed's connection knows of itself. It needs the mutex of
+// the tap.
+func (f *feed) client() (client, bool) {
+	if f.conn == nil {
+		return client{}, false
+	}
+	return client{id: f.conn.id, rdy: f.rdy, held: len(f.held), told: f.told - f.refusal}, true
+}
