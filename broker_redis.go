@@ -350,7 +350,7 @@ func (b *redisBroker) free(ctx context.Context, queue string, jobs []*Job) {
 	var args []any
 	for _, job := range jobs {
 		if job.UniqueKey != "" {
-			args = append(args, "d", "", "u", job.ID, job.UniqueKey)
+			args = append(args, "d", 1, "", "u", job.ID, job.UniqueKey)
 		}
 	}
 	if len(args) > 0 { // a key that stays held is bounded by its TTL, and visible

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -140,6 +141,44 @@ func TestRedisHandsOutAloneWhatCrashed(t *testing.T) {
 			assert.Equal(t, want, strings.Join(got, " "))
 		}
 		assert.Empty(t, c.Keys(t.Context(), "*").Val())
+	})
+}
+
+func TestRedisTellsWhichJobsOfABatchWereNotReserved(t *testing.T) {
+	t.Parallel()
+	onRedis(t, func(t *testing.T, url string, c *redis.Client) {
+		b := openBroker(t, url)
+		var jobs []*linda.Job
+		for i := range 9 {
+			job := &linda.Job{Payload: linda.Payload{Class: "C"}}
+			if i == 5 {
+				job.UniqueKey = "u"
+			}
+			jobs = append(jobs, job)
+		}
+		require.NoError(t, b.(linda.BatchPusher).PushBatch(t.Context(), "q", jobs))
+		jobs, err := b.(linda.Fetcher).Fetch(t.Context(), "q", 9, time.Minute)
+		require.NoError(t, err)
+		members := c.ZRange(t.Context(), "q:reserved", 0, -1).Val()
+		require.Len(t, members, 9)
+		lost := []int{1, 4, 6, 8}
+		for _, i := range lost {
+			require.EqualValues(t, 1, c.ZRem(t.Context(), "q:reserved", members[i]).Val())
+		}
+		ops := []linda.Op{0, 0, 0, linda.OpRelease, linda.OpBury, 0, 0, 0, 0}
+		batch := make([]linda.Settlement, len(jobs))
+		for i, job := range jobs {
+			batch[i] = linda.Settlement{Job: job, Op: ops[i]}
+		}
+		for i, err := range linda.EachError(b.(linda.Settler).Settle(t.Context(), "q", batch), len(batch)) {
+			if slices.Contains(lost, i) {
+				assert.ErrorIs(t, err, linda.ErrLeaseLost, i)
+			} else {
+				assert.NoError(t, err, i)
+			}
+		}
+		assert.Equal(t, []string{"q"}, c.Keys(t.Context(), "*").Val(), "the released job is all there is")
+		assert.EqualValues(t, 1, c.LLen(t.Context(), "q").Val())
 	})
 }
 

@@ -13,7 +13,7 @@ func (b *redisBroker) Settle(ctx context.Context, queue string, batch []Settleme
 	errs := make([]error, len(batch))
 	receipts := make([]*Receipt, 0, len(batch))
 	index := make([]int, 0, len(batch)) // of each receipt in the batch
-	args := make([]any, 0, 2*len(batch))
+	args := settleArgs{args: make([]any, 0, 2+len(batch))}
 	soonest := maxDelay
 	for i := range batch {
 		s := &batch[i]
@@ -23,7 +23,7 @@ func (b *redisBroker) Settle(ctx context.Context, queue string, batch []Settleme
 			continue
 		}
 		receipts, index = append(receipts, r), append(index, i)
-		args = appendSettlement(args, s, r)
+		args.add(s, r)
 		if s.Op == OpRelease && s.Delay > 0 {
 			soonest = min(soonest, s.Delay)
 		}
@@ -31,7 +31,7 @@ func (b *redisBroker) Settle(ctx context.Context, queue string, batch []Settleme
 	if len(receipts) == 0 {
 		return Batch(errs)
 	}
-	missed, err := b.run(ctx, settleScript, b.keys(queue), args...).Int64Slice()
+	missed, err := b.run(ctx, settleScript, b.keys(queue), args.args...).Int64Slice()
 	err = redisError(err)
 	for n, r := range receipts {
 		own := err
@@ -44,26 +44,44 @@ func (b *redisBroker) Settle(ctx context.Context, queue string, batch []Settleme
 	return Batch(errs)
 }
 
-// appendSettlement encodes a settlement for settle.lua.
-func appendSettlement(args []any, s *Settlement, r *Receipt) []any {
+// settleArgs are the arguments of settle.lua.
+type settleArgs struct {
+	args    []any
+	deletes *int // how many members at the end of args are to be deleted; nil: it ends otherwise
+}
+
+func (a *settleArgs) add(s *Settlement, r *Receipt) {
 	member := r.Token()
 	if r.Gone() {
 		member = ""
 	}
-	switch {
-	case s.Op == OpDelete:
-		args = append(args, "d", member)
-	case s.Op == OpBury:
-		args = append(args, "b", member, s.Body())
-	case s.Unstarted && s.Delay <= 0:
-		args = append(args, "f", member, s.Body())
-	default:
-		args = append(args, "r", member, s.Body(), milliseconds(s.Delay))
+	if s.Op == OpDelete {
+		if a.deletes == nil {
+			a.deletes = new(int)
+			a.args = append(a.args, "d", a.deletes)
+		}
+		*a.deletes++
+		a.args = append(a.args, member)
+	} else {
+		a.deletes = nil
+		a.args = appendMove(a.args, s, member)
 	}
 	if s.Job.UniqueKey != "" && s.Op != OpRelease {
-		args = append(args, "u", s.Job.ID, s.Job.UniqueKey)
+		a.deletes = nil
+		a.args = append(a.args, "u", s.Job.ID, s.Job.UniqueKey)
 	}
-	return args
+}
+
+// appendMove appends a settlement that puts its job somewhere else.
+func appendMove(args []any, s *Settlement, member any) []any {
+	switch {
+	case s.Op == OpBury:
+		return append(args, "b", member, s.Body())
+	case s.Unstarted && s.Delay <= 0:
+		return append(args, "f", member, s.Body())
+	default:
+		return append(args, "r", member, s.Body(), milliseconds(s.Delay))
+	}
 }
 
 func (b *redisBroker) Touch(ctx context.Context, queue string, lease time.Duration, jobs []*Job) error {

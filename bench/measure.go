@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -239,6 +240,10 @@ func draining(concurrency int, work time.Duration, most int) func(context.Contex
 				time.Sleep(work)
 			}
 		}
+		before, err := b.spent(ctx)
+		if err != nil {
+			return err
+		}
 		allocs, began := mallocs(), time.Now()
 		return b.runs(ctx, c, concurrency, count, handle, func(done <-chan struct{}) error {
 			<-done
@@ -251,9 +256,41 @@ func draining(concurrency int, work time.Duration, most int) func(context.Contex
 			if concurrency == 10 {
 				b.table.add("allocations per job run", "", lower, c, float64(mallocs()-allocs)/float64(count))
 			}
-			return nil
+			if concurrency != 50 || work > 0 {
+				return nil
+			}
+			after, err := b.spent(ctx)
+			b.table.add("CPU time of the client per job run", "µs", lower, c, (after.client-before.client).Seconds()*1e6/float64(count))
+			b.table.add("CPU time of Redis per job run", "µs", lower, c, (after.server-before.server).Seconds()*1e6/float64(count))
+			return err
 		})
 	}
+}
+
+// cpu is the CPU time that the two ends have spent so far.
+type cpu struct{ client, server time.Duration }
+
+func (b *bench) spent(ctx context.Context) (cpu, error) {
+	var own syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &own); err != nil {
+		return cpu{}, err
+	}
+	text, err := b.admin.Info(ctx, "cpu").Result()
+	if err != nil {
+		return cpu{}, err
+	}
+	var server float64
+	for _, name := range []string{"used_cpu_user", "used_cpu_sys"} {
+		seconds, err := strconv.ParseFloat(field(text, name), 64)
+		if err != nil {
+			return cpu{}, err
+		}
+		server += seconds
+	}
+	return cpu{
+		client: time.Duration(own.Utime.Nano() + own.Stime.Nano()),
+		server: time.Duration(server * float64(time.Second)),
+	}, nil
 }
 
 // storing measures the memory of jobs that wait, in the server, and of the
