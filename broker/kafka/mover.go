@@ -3,7 +3,6 @@ package kafka
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -27,13 +26,18 @@ type mover struct {
 	client *kgo.Client
 	wake   chan struct{} // told when there is more in tiers
 
-	mu    sync.Mutex            // held for a whole transaction, so that tiers are not given away in it
-	tiers map[int][]*kgo.Record // guarded by mu: what is read and not moved, the first to leave first
+	mu    sync.Mutex       // held for a whole transaction, so that tiers are not given away in it
+	tiers map[int]*waiting // guarded by mu
 }
 
 const (
-	readAhead = 2000 // records of a tier
-	moveBatch = 500  // records of a transaction
+	readAhead = 16 << 20 // bytes of a tier
+	moveBatch = 500      // records of a transaction
+
+	// The server confirms a transaction before it has written its end to all
+	// partitions. One that begins meanwhile it lets wait for 20 ms, so that to
+	// begin a little later is to be done sooner.
+	moveGap = 3 * time.Millisecond
 )
 
 // movers holds those of this process, one for each service, however many
@@ -110,7 +114,7 @@ func (m *mover) move() error {
 	if err := m.b.ensureTiers(limited); err != nil {
 		return err
 	}
-	m.tiers = make(map[int][]*kgo.Record)
+	m.tiers = make(map[int]*waiting)
 	client, err := kgo.NewClient(append(m.b.config.clientOptions(),
 		kgo.ConsumerGroup(m.group), kgo.ConsumeTopics(m.b.tierTopics()...), kgo.DisableAutoCommit(),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
@@ -178,8 +182,11 @@ func (m *mover) read(ctx context.Context) {
 		m.mu.Lock()
 		fetches.EachTopic(func(t kgo.FetchTopic) {
 			i := tierOf(t.Topic, m.b.config.prefix)
-			t.EachRecord(func(r *kgo.Record) { m.tiers[i] = append(m.tiers[i], r) })
-			if len(m.tiers[i]) > readAhead {
+			if m.tiers[i] == nil {
+				m.tiers[i] = new(waiting)
+			}
+			t.EachRecord(m.tiers[i].add)
+			if m.tiers[i].bytes > readAhead {
 				m.client.PauseFetchTopics(t.Topic)
 			}
 		})
@@ -199,14 +206,17 @@ func (m *mover) moveDue(ctx context.Context) (next time.Time, err error) {
 		if err != nil || !moved {
 			return next, err
 		}
+		if err := sleep(ctx, moveGap); err != nil {
+			return next, err
+		}
 	}
 }
 
 // next needs mu.
 func (m *mover) next() (next time.Time) {
-	for _, records := range m.tiers {
-		if len(records) > 0 {
-			_, leave, _ := detention(records[0])
+	for _, w := range m.tiers {
+		if len(w.records) > 0 {
+			_, leave, _ := detention(w.records[0])
 			if at := time.UnixMilli(leave); next.IsZero() || at.Before(next) {
 				next = at
 			}
@@ -220,19 +230,13 @@ func (m *mover) moveSome(ctx context.Context) (moved bool, err error) {
 	now := time.Now()
 	done := make(map[int]int)
 	var out []*kgo.Record
-	for i, records := range m.tiers {
-		n := slices.IndexFunc(records, func(r *kgo.Record) bool {
-			_, leave, _ := detention(r)
-			return leave > now.UnixMilli()
-		})
-		if n < 0 {
-			n = len(records)
-		}
-		if n = min(n, moveBatch-len(out)); n <= 0 {
+	for i, w := range m.tiers {
+		n := min(w.due(now), moveBatch-len(out))
+		if n <= 0 {
 			continue
 		}
 		done[i] = n
-		for _, r := range records[:n] {
+		for _, r := range w.records[:n] {
 			to, err := m.onward(ctx, r, now)
 			if err != nil {
 				return false, err
@@ -247,8 +251,8 @@ func (m *mover) moveSome(ctx context.Context) (moved bool, err error) {
 		return false, err
 	}
 	for i, n := range done {
-		m.tiers[i] = m.tiers[i][n:]
-		if len(m.tiers[i]) < readAhead/2 {
+		m.tiers[i].remove(n)
+		if m.tiers[i].bytes < readAhead/2 {
 			m.client.ResumeFetchTopics(tierTopic(m.b.config.prefix, i))
 		}
 	}
@@ -327,7 +331,7 @@ func (m *mover) commitPlaces(ctx context.Context, done map[int]int) error {
 		topic := kmsg.NewTxnOffsetCommitRequestTopic()
 		topic.Topic = tierTopic(m.b.config.prefix, i)
 		p := kmsg.NewTxnOffsetCommitRequestTopicPartition()
-		last := m.tiers[i][n-1]
+		last := m.tiers[i].records[n-1]
 		p.Partition, p.Offset, p.LeaderEpoch = last.Partition, last.Offset+1, last.LeaderEpoch
 		topic.Partitions = append(topic.Partitions, p)
 		commit.Topics = append(commit.Topics, topic)
