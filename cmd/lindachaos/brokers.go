@@ -24,7 +24,7 @@ type target struct {
 	url  string        // where kind is nil
 
 	tells   bool   // the server tells its clients where it is, and is told to name the proxy
-	options string // to add to the URL of the server
+	options string // in place of those of the server's URL; empty: as they are
 
 	bound    bool                                          // jobs of a connection that breaks come back at once
 	copies   bool                                          // a push of unknown outcome may make several jobs
@@ -85,7 +85,9 @@ var targets = map[string]target{
 	},
 	"kafka": {
 		kind: &brokerd.Kafka, tells: true,
-		options: "&lock=5s",
+		// A job that is held lets so many others of its partition go before it.
+		args:    []string{"--override", "group.share.partition.max.record.locks=10000"},
+		options: "?partitions=4&replication=1&lock=5s",
 		// The records of a connection go with it. A reservation that is open
 		// when the server is killed is not counted.
 		bound: true, halfway: true, inexact: true,

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -168,7 +169,10 @@ func (h *harness) serve(ctx context.Context) (through string, err error) {
 		to = fmt.Sprint("127.0.0.1:", h.server.Ports[len(h.server.Ports)-1])
 	}
 	h.proxy.Forward(to)
-	h.url = h.server.URL + h.target.options
+	h.url = h.server.URL
+	if h.target.options != "" {
+		h.url = strings.SplitN(h.url, "?", 2)[0] + h.target.options
+	}
 	return withHost(h.url, h.proxy.Addr)
 }
 
