@@ -31,6 +31,8 @@ type config struct {
 	mode        string        // modeAuto, modeShare or modeClassic
 	lock        time.Duration // of a record that is reserved, renewed at a third of it; of the session of a consumer group
 	window      int32         // of a partition, in classic mode: offsets from the first that is not done to the last handed out
+	trim        string        // trimOff, trimCreated or trimAll
+	trimEvery   time.Duration
 	mechanism   sasl.Mechanism
 	tls         *tls.Config
 
@@ -46,7 +48,7 @@ type config struct {
 // where kafka+tls is for TLS. An error shows nothing of it that may be secret.
 func readURL(url *neturl.URL) (*config, error) {
 	c := &config{url: url.String(), group: "linda", partitions: 12, replication: -1, create: true,
-		mode: modeAuto, lock: 30 * time.Second, window: 2000}
+		mode: modeAuto, lock: 30 * time.Second, window: 2000, trim: trimCreated, trimEvery: time.Minute}
 	if url.Opaque != "" || url.Fragment != "" || url.Path != "" && url.Path != "/" {
 		return nil, badURL("it has not the form of one")
 	}
@@ -67,6 +69,8 @@ func readURL(url *neturl.URL) (*config, error) {
 		"lock":        func(s string) error { return duration(s, &c.lock) },
 		"mode":        text(&c.mode, func(s string) bool { return s == modeAuto || s == modeShare || s == modeClassic }),
 		"window":      func(s string) error { return number(s, &c.window, 1, 16000) },
+		"trim":        text(&c.trim, func(s string) bool { return s == trimOff || s == trimCreated || s == trimAll }),
+		"trim_every":  func(s string) error { return duration(s, &c.trimEvery) },
 		"sasl":        text(&method, func(string) bool { return true }),
 		"ca":          text(&ca, func(string) bool { return true }),
 	})
@@ -143,8 +147,8 @@ func number[T int16 | int32](s string, to *T, least, most T) error {
 	return nil
 }
 
-// duration reads the time of a lock, which the server takes from 1 s to 1 h
-// at the most, and usually from 15 s to 60 s.
+// duration reads a time from 1 s to 1 h: the most that the server takes for a
+// lock, of which it usually takes 15 s to 60 s.
 func duration(s string, to *time.Duration) error {
 	d, err := time.ParseDuration(s)
 	if err != nil || d < time.Second || d > time.Hour {

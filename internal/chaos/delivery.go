@@ -47,6 +47,9 @@ func (c *Checker) unseen(j *job, e Event) {
 	}
 	j.troubles += uint16(gap)
 	j.res.unseen = true
+	if c.rules.Inexact {
+		return
+	}
 	// Whoever was sent it may have moved it to where it is fetched alone, and
 	// have died before it could remove what it had been sent.
 	j.twice = j.twice || c.rules.Loose
