@@ -10,6 +10,7 @@ import (
 	neturl "net/url"
 	"os"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -24,9 +25,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// targets are the brokers whose server is reached by TCP: a line for each. Those
-// that settle by a copy and a deletion, as beanstalkd does, may leave two jobs
-// where the sweep wants one, and are not in it yet.
+// targets are the brokers that tell how many jobs are in which state, and change them
+// where they are. The others are in counted.
 var targets = []struct {
 	name string
 	kind brokerd.Kind
@@ -131,12 +131,20 @@ func newJob(n int) *linda.Job {
 	return &linda.Job{Payload: linda.Payload{Class: "cut", Args: []any{n}}}
 }
 
-// stride is how many bytes apart the cuts are.
-func stride() int {
+// stride is how many bytes apart the cuts are: LINDA_CUT_EVERY, or 1 where
+// LINDA_LONG is set, or usual.
+func stride(t testing.TB, usual int) int {
+	if text := os.Getenv("LINDA_CUT_EVERY"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			t.Fatalf("LINDA_CUT_EVERY is %q", text)
+		}
+		return n
+	}
 	if os.Getenv("LINDA_LONG") != "" {
 		return 1
 	}
-	return 17
+	return usual
 }
 
 // Nothing is lost and nothing mixed up, wherever a connection is cut.
@@ -147,7 +155,7 @@ func TestCutAfterEveryByteLosesNothingAndMixesNothingUp(t *testing.T) {
 			s := newSweep(t, target.kind)
 			for i, op := range ops {
 				for _, dir := range []proxy.Direction{proxy.Up, proxy.Down} {
-					s.sweep(t, op, dir, i%stride())
+					s.sweep(t, op, dir, i%s.stride)
 				}
 			}
 			t.Logf("%d cuts: done %d, not done %d, unknown %d", s.cuts, s.done, s.undone, s.unknown)
@@ -157,6 +165,7 @@ func TestCutAfterEveryByteLosesNothingAndMixesNothingUp(t *testing.T) {
 
 // sweep is a client whose connections pass a proxy, and one who looks.
 type sweep struct {
+	stride                      int
 	direct, client              whole
 	proxy                       *proxy.Proxy
 	cuts, done, undone, unknown int
@@ -170,7 +179,7 @@ func newSweep(t *testing.T, kind brokerd.Kind) *sweep {
 	require.NoError(t, err)
 	p, err := proxy.Start(url.Host, nil)
 	require.NoError(t, err)
-	s := &sweep{proxy: p, direct: open(t, server.URL)}
+	s := &sweep{stride: stride(t, 17), proxy: p, direct: open(t, server.URL)}
 	url.Host = p.Addr
 	s.client = open(t, url.String())
 	t.Cleanup(func() { require.NoError(t, p.Close()) })
@@ -187,7 +196,7 @@ func open(t *testing.T, url string) whole {
 // sweep cuts an operation at one byte after another, until it is over before
 // the cut.
 func (s *sweep) sweep(t *testing.T, op op, dir proxy.Direction, from int) {
-	for at := from; at < most; at += stride() {
+	for at := from; at < most; at += s.stride {
 		c := &cut{whole: s.client, s: s, op: op, queue: fmt.Sprintf("cut.%d", queues.Add(1)), name: fmt.Sprintf("%s, byte %d of direction %d", op.name, at, dir)}
 		if !c.make(t, dir, at) || t.Failed() {
 			return
