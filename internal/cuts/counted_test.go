@@ -155,10 +155,10 @@ func newCountedSweep(t *testing.T, target countedTarget) *countedSweep {
 	s.proxy, err = proxy.Start(url.Host, s.befall)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.proxy.Close()) })
-	s.direct = open(t, server.URL+target.options)
+	s.direct = open(t, server.URL+target.options, byURL)
 	url.Host = s.proxy.Addr
 	s.url = url.String() + target.options
-	s.client = open(t, s.url)
+	s.client = open(t, s.url, byURL)
 	return s
 }
 

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -30,8 +31,28 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 var targets = []struct {
 	name string
 	kind brokerd.Kind
+	open func(t *testing.T, url string) linda.Broker
 }{
-	{"redis", brokerd.Redis},
+	{"redis", brokerd.Redis, byURL},
+	{"redis by a client of the program", brokerd.Redis, byClient},
+}
+
+func byURL(t *testing.T, url string) linda.Broker {
+	b, err := linda.NewBroker(url)
+	require.NoError(t, err)
+	return b
+}
+
+// byClient opens a broker on a client that repeats what has failed, as go-redis
+// does unless it is told otherwise. The broker's own commands it must not repeat.
+func byClient(t *testing.T, url string) linda.Broker {
+	options, err := redis.ParseURL(url)
+	require.NoError(t, err)
+	client := redis.NewClient(options)
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	b, err := linda.NewRedisBroker(client)
+	require.NoError(t, err)
+	return b
 }
 
 const (
@@ -152,7 +173,7 @@ func TestCutAfterEveryByteLosesNothingAndMixesNothingUp(t *testing.T) {
 	for _, target := range targets {
 		t.Run(target.name, func(t *testing.T) {
 			t.Parallel()
-			s := newSweep(t, target.kind)
+			s := newSweep(t, target.kind, target.open)
 			for i, op := range ops {
 				for _, dir := range []proxy.Direction{proxy.Up, proxy.Down} {
 					s.sweep(t, op, dir, i%s.stride)
@@ -173,22 +194,21 @@ type sweep struct {
 
 var queues atomic.Int64
 
-func newSweep(t *testing.T, kind brokerd.Kind) *sweep {
+func newSweep(t *testing.T, kind brokerd.Kind, by func(*testing.T, string) linda.Broker) *sweep {
 	server := brokerd.Run(t, kind)
 	url, err := neturl.Parse(server.URL)
 	require.NoError(t, err)
 	p, err := proxy.Start(url.Host, nil)
 	require.NoError(t, err)
-	s := &sweep{stride: stride(t, 17), proxy: p, direct: open(t, server.URL)}
+	s := &sweep{stride: stride(t, 17), proxy: p, direct: open(t, server.URL, byURL)}
 	url.Host = p.Addr
-	s.client = open(t, url.String())
+	s.client = open(t, url.String(), by)
 	t.Cleanup(func() { require.NoError(t, p.Close()) })
 	return s
 }
 
-func open(t *testing.T, url string) whole {
-	b, err := linda.NewBroker(url)
-	require.NoError(t, err)
+func open(t *testing.T, url string, by func(*testing.T, string) linda.Broker) whole {
+	b := by(t, url)
 	t.Cleanup(func() { require.NoError(t, b.Close()) })
 	return b.(whole)
 }
