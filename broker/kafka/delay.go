@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -70,6 +71,42 @@ func detention(r *kgo.Record) (due, leave int64, topic string) {
 	}
 	return due, leave, topic
 }
+
+// waiting are the records of a tier that a mover has read and not moved, the
+// first to leave first.
+type waiting struct {
+	records []*kgo.Record
+	bytes   int
+}
+
+func (w *waiting) add(r *kgo.Record) {
+	w.records = append(w.records, r)
+	w.bytes += size(r)
+}
+
+// due returns how many of the records are to leave by now.
+func (w *waiting) due(now time.Time) int {
+	n := slices.IndexFunc(w.records, func(r *kgo.Record) bool {
+		_, leave, _ := detention(r)
+		return leave > now.UnixMilli()
+	})
+	if n < 0 {
+		return len(w.records)
+	}
+	return n
+}
+
+// remove takes the first n records out.
+func (w *waiting) remove(n int) {
+	for i := range n {
+		w.bytes -= size(w.records[i])
+		w.records[i] = nil // what is behind it keeps the array
+	}
+	w.records = w.records[n:]
+}
+
+// size is about how much memory a record takes.
+func size(r *kgo.Record) int { return len(r.Key) + len(r.Value) + 500 }
 
 // ensureTiers sees to it that all tiers are there.
 func (b *broker) ensureTiers(ctx context.Context) error {

@@ -263,7 +263,22 @@ func (l *line) bury(f *life) {
 	for _, v := range open {
 		v.done(linda.ErrNotReserved) // it has not been sent
 	}
-	l.b.keeper.Lose(func(d *delivery) bool { return d.session.life == f })
+	now := time.Now()
+	l.b.keeper.Lose(func(d *delivery) bool {
+		if d.session.life == f {
+			// The reservation has ended now, so that an earlier try with an
+			// unknown outcome need not have settled the job.
+			d.receipt.Extend(now)
+		}
+		return d.session.life == f
+	})
+}
+
+// ended reports whether the server gives the records of this life to others.
+func (f *life) ended() bool {
+	f.line.mu.Lock()
+	defer f.line.mu.Unlock()
+	return f.over
 }
 
 // wakeAll needs line.mu.

@@ -3,37 +3,43 @@ package kafka
 import (
 	"context"
 	"errors"
-	"slices"
+	"fmt"
 	"sync"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/amlun/linda"
 )
 
-// mover moves delayed jobs from tier to tier and at last to their queues. The
-// movers of all processes are one consumer group, so that each tier has one
-// that looks after it. A record is moved in a transaction together with the
-// place up to which the tier is done: both happen or neither does, and a mover
-// whose tier was given to another meanwhile is refused.
+// mover moves delayed jobs from tier to tier and at last to their queues. Of
+// the movers of all processes one leads, and only that moves. A record is moved
+// in a transaction together with the place up to which the tier is done: both
+// happen or neither does. All movers use one transactional id, so that the
+// server refuses one that another has followed, and ends what it left undone.
 type mover struct {
-	b      *broker // of its own
-	users  int     // guarded by movers
-	group  string
-	id     string // of the transactions
-	client *kgo.Client
-	wake   chan struct{} // told when there is more in tiers
+	b     *broker // of its own
+	users int     // guarded by movers
+	id    string  // of this process
+	group string  // for which the places are committed; the id of the transactions as well
+	wake  chan struct{}
 
-	mu    sync.Mutex            // held for a whole transaction, so that tiers are not given away in it
-	tiers map[int][]*kgo.Record // guarded by mu: what is read and not moved, the first to leave first
+	topics []*topic    // the tiers
+	reader *kgo.Client // of the tiers
+	writer *kgo.Client // of the transactions
+
+	mu    sync.Mutex // held for a whole transaction
+	tiers []waiting  // guarded by mu: of the tiers, what is read and not moved
 }
 
 const (
-	readAhead = 2000 // records of a tier
-	moveBatch = 500  // records of a transaction
+	readAhead = 16 << 20 // bytes of a tier
+	moveBatch = 500      // records of a transaction
+
+	// The server confirms a transaction before it has written its end to all
+	// partitions. One that begins meanwhile it lets wait for 20 ms, so that to
+	// begin a little later is to be done sooner.
+	moveGap = 3 * time.Millisecond
 )
 
 // movers holds those of this process, one for each service, however many
@@ -59,7 +65,7 @@ func hire(c *config) *mover {
 	defer movers.Unlock()
 	m := movers.byURL[c.url]
 	if m == nil {
-		m = &mover{b: open(), group: c.prefix + c.group + ".delay", id: "linda.delay." + linda.NewID(), wake: make(chan struct{}, 1)}
+		m = &mover{b: open(), group: c.prefix + c.group + ".delay", id: linda.NewID(), wake: make(chan struct{}, 1)}
 		m.b.config = c
 		movers.byURL[c.url] = m
 		m.b.run(m.run)
@@ -87,7 +93,7 @@ func (m *mover) letGo() {
 func (m *mover) run() {
 	for try := 1; m.b.ctx.Err() == nil; try++ {
 		begun := time.Now()
-		_ = m.move()
+		_ = m.serve()
 		if time.Since(begun) > 10*time.Second {
 			try = 1
 		}
@@ -95,9 +101,8 @@ func (m *mover) run() {
 	}
 }
 
-func (m *mover) move() error {
-	ctx, end := context.WithCancel(m.b.ctx)
-	defer end()
+// serve waits until this process leads, and then moves until something is wrong.
+func (m *mover) serve() error {
 	if m.b.client == nil {
 		client, err := m.b.config.newClient()
 		if err != nil {
@@ -105,37 +110,112 @@ func (m *mover) move() error {
 		}
 		m.b.client = client
 	}
-	limited, cancel := context.WithTimeout(ctx, callLimit)
-	defer cancel()
-	if err := m.b.ensureTiers(limited); err != nil {
+	if err := m.findTiers(m.b.ctx); err != nil {
 		return err
 	}
-	m.tiers = make(map[int][]*kgo.Record)
-	client, err := kgo.NewClient(append(m.b.config.clientOptions(),
-		kgo.ConsumerGroup(m.group), kgo.ConsumeTopics(m.b.tierTopics()...), kgo.DisableAutoCommit(),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-		kgo.Balancers(kgo.CooperativeStickyBalancer()),
-		kgo.HeartbeatInterval(300*time.Millisecond), kgo.SessionTimeout(10*time.Second), kgo.RebalanceTimeout(10*time.Second),
-		kgo.FetchMaxWait(500*time.Millisecond),
-		kgo.TransactionalID(m.id), kgo.TransactionTimeout(10*time.Second),
-		kgo.ProducerLinger(0), kgo.ProducerBatchMaxBytes(bodyMax+1<<16),
-		kgo.OnPartitionsRevoked(m.givenAway), kgo.OnPartitionsLost(m.givenAway))...)
+	l := &leader{client: m.b.client, topic: m.topics[0], group: m.group + ".leader", id: m.id}
+	if err := l.await(m.b.ctx); err != nil {
+		return err
+	}
+	defer l.resign()
+	ctx, end := context.WithCancelCause(m.b.ctx)
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
+	defer end(nil)
+	tasks.Go(func() { end(l.keep(ctx)) })
+	if err := m.open(ctx); err != nil {
+		return err
+	}
+	defer m.writer.Close()
+	defer m.reader.Close()
+	tasks.Go(func() { m.read(ctx) })
+	return m.move(ctx)
+}
+
+func (m *mover) findTiers(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*callLimit)
+	defer cancel()
+	if err := m.b.ensureTiers(ctx); err != nil {
+		return err
+	}
+	m.topics = nil
+	for _, name := range m.b.tierTopics() {
+		t, err := lookUp(ctx, m.b.client, name)
+		if err != nil {
+			return err
+		}
+		if t == nil {
+			m.b.forget(name)
+			return fmt.Errorf("%w: %s", errNoTopic, name)
+		}
+		m.topics = append(m.topics, t)
+	}
+	return nil
+}
+
+// open ends what the mover before this one left undone, and begins to read
+// where it has ended.
+func (m *mover) open(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*callLimit)
+	defer cancel()
+	m.tiers = make([]waiting, tiers)
+	m.writer, err = kgo.NewClient(append(m.b.config.clientOptions(),
+		kgo.TransactionalID(m.group), kgo.TransactionTimeout(10*time.Second),
+		kgo.ProducerLinger(0), kgo.ProducerBatchMaxBytes(bodyMax+1<<16))...)
 	if err != nil {
 		return err
 	}
-	m.client = client
-	defer func() {
-		// A mover that does not say that it leaves keeps its tiers until its
-		// membership times out.
-		limited, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
-		_ = client.LeaveGroupContext(limited)
-		client.CloseAllowingRebalance()
-	}()
-	var reader sync.WaitGroup
-	defer reader.Wait()
-	defer end()
-	reader.Go(func() { m.read(ctx) })
+	from, err := m.places(ctx)
+	if err == nil {
+		m.reader, err = kgo.NewClient(append(m.b.config.clientOptions(),
+			kgo.ConsumePartitions(from), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+			kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(500*time.Millisecond))...)
+	}
+	if err != nil {
+		m.writer.Close()
+	}
+	return err
+}
+
+// places returns up to where the tiers are done, once nobody else can move them.
+func (m *mover) places(ctx context.Context) (map[string]map[int32]kgo.Offset, error) {
+	if _, _, err := m.writer.ProducerID(ctx); err != nil {
+		return nil, err
+	}
+	done, err := offsetsOf(ctx, m.b.client, m.group, m.topics...)
+	if err != nil {
+		return nil, err
+	}
+	from := make(map[string]map[int32]kgo.Offset)
+	for i, t := range m.topics {
+		at := kgo.NewOffset().AtStart()
+		if done[i].offset >= 0 {
+			at = kgo.NewOffset().At(done[i].offset)
+		}
+		from[t.name] = map[int32]kgo.Offset{0: at}
+	}
+	return from, nil
+}
+
+// read puts what the server has in tiers, and pauses those of which enough is
+// read.
+func (m *mover) read(ctx context.Context) {
+	for ctx.Err() == nil {
+		fetches := m.reader.PollFetches(ctx)
+		m.mu.Lock()
+		fetches.EachRecord(func(r *kgo.Record) { m.tiers[tierOf(r.Topic, m.b.config.prefix)].add(r) })
+		for i, t := range m.topics {
+			if m.tiers[i].bytes > readAhead {
+				m.reader.PauseFetchTopics(t.name)
+			}
+		}
+		m.mu.Unlock()
+		tell(m.wake)
+	}
+}
+
+// move moves each record when its time comes, until ctx ends.
+func (m *mover) move(ctx context.Context) error {
 	for {
 		next, err := m.moveDue(ctx)
 		if err != nil {
@@ -150,41 +230,9 @@ func (m *mover) move() error {
 		case <-m.wake:
 		case <-timer.C:
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx)
 		}
 		timer.Stop()
-	}
-}
-
-// givenAway forgets tiers that are another mover's now. It waits for a
-// transaction that is under way, which is what keeps a tier from being given
-// away in one.
-func (m *mover) givenAway(_ context.Context, _ *kgo.Client, topics map[string][]int32) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for topic := range topics {
-		delete(m.tiers, tierOf(topic, m.b.config.prefix))
-	}
-}
-
-// read puts what the server has in tiers, and pauses those of which enough is
-// read.
-func (m *mover) read(ctx context.Context) {
-	for ctx.Err() == nil {
-		fetches := m.client.PollFetches(ctx)
-		if err := fetches.Err0(); err != nil && errors.Is(err, kgo.ErrClientClosed) {
-			return
-		}
-		m.mu.Lock()
-		fetches.EachTopic(func(t kgo.FetchTopic) {
-			i := tierOf(t.Topic, m.b.config.prefix)
-			t.EachRecord(func(r *kgo.Record) { m.tiers[i] = append(m.tiers[i], r) })
-			if len(m.tiers[i]) > readAhead {
-				m.client.PauseFetchTopics(t.Topic)
-			}
-		})
-		m.mu.Unlock()
-		tell(m.wake)
 	}
 }
 
@@ -199,13 +247,16 @@ func (m *mover) moveDue(ctx context.Context) (next time.Time, err error) {
 		if err != nil || !moved {
 			return next, err
 		}
+		if err := sleep(ctx, moveGap); err != nil {
+			return next, err
+		}
 	}
 }
 
 // next needs mu.
 func (m *mover) next() (next time.Time) {
-	for _, records := range m.tiers {
-		if len(records) > 0 {
+	for i := range m.tiers {
+		if records := m.tiers[i].records; len(records) > 0 {
 			_, leave, _ := detention(records[0])
 			if at := time.UnixMilli(leave); next.IsZero() || at.Before(next) {
 				next = at
@@ -220,19 +271,14 @@ func (m *mover) moveSome(ctx context.Context) (moved bool, err error) {
 	now := time.Now()
 	done := make(map[int]int)
 	var out []*kgo.Record
-	for i, records := range m.tiers {
-		n := slices.IndexFunc(records, func(r *kgo.Record) bool {
-			_, leave, _ := detention(r)
-			return leave > now.UnixMilli()
-		})
-		if n < 0 {
-			n = len(records)
-		}
-		if n = min(n, moveBatch-len(out)); n <= 0 {
+	for i := range m.tiers {
+		w := &m.tiers[i]
+		n := min(w.due(now), moveBatch-len(out))
+		if n <= 0 {
 			continue
 		}
 		done[i] = n
-		for _, r := range records[:n] {
+		for _, r := range w.records[:n] {
 			to, err := m.onward(ctx, r, now)
 			if err != nil {
 				return false, err
@@ -247,9 +293,9 @@ func (m *mover) moveSome(ctx context.Context) (moved bool, err error) {
 		return false, err
 	}
 	for i, n := range done {
-		m.tiers[i] = m.tiers[i][n:]
-		if len(m.tiers[i]) < readAhead/2 {
-			m.client.ResumeFetchTopics(tierTopic(m.b.config.prefix, i))
+		m.tiers[i].remove(n)
+		if m.tiers[i].bytes < readAhead/2 {
+			m.reader.ResumeFetchTopics(m.topics[i].name)
 		}
 	}
 	return true, nil
@@ -268,6 +314,9 @@ func (m *mover) onward(ctx context.Context, r *kgo.Record, now time.Time) (*kgo.
 	if topic == "" {
 		to.Topic = m.b.deadTopicOf("linda.delay")
 	}
+	if m.b.known(to.Topic) {
+		return to, nil
+	}
 	limited, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
 	err := m.b.ensure(limited, m.b.config.partitions, to.Topic)
@@ -276,72 +325,4 @@ func (m *mover) onward(ctx context.Context, r *kgo.Record, now time.Time) (*kgo.
 		err = m.b.ensure(limited, 1, to.Topic)
 	}
 	return to, err
-}
-
-// transfer writes records and, in the same transaction, how many of each tier
-// are done.
-func (m *mover) transfer(ctx context.Context, out []*kgo.Record, done map[int]int) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
-	defer cancel()
-	if err := m.client.BeginTransaction(); err != nil {
-		return err
-	}
-	err := m.client.ProduceSync(ctx, out...).FirstErr()
-	if err != nil { // a topic may be gone: look again
-		for _, r := range out {
-			m.b.forget(r.Topic)
-		}
-	} else {
-		err = m.commitPlaces(ctx, done)
-	}
-	if err != nil {
-		return errors.Join(err, m.client.EndTransaction(ctx, kgo.TryAbort))
-	}
-	return m.client.EndTransaction(ctx, kgo.TryCommit)
-}
-
-// commitPlaces adds to the transaction up to where the tiers are done.
-func (m *mover) commitPlaces(ctx context.Context, done map[int]int) error {
-	id, epoch, err := m.client.ProducerID(ctx)
-	if err != nil {
-		return err
-	}
-	add := kmsg.NewPtrAddOffsetsToTxnRequest()
-	add.TransactionalID, add.ProducerID, add.ProducerEpoch, add.Group = m.id, id, epoch, m.group
-	for try := 1; ; try++ {
-		answer, err := add.RequestWith(ctx, m.client)
-		if err == nil {
-			err = kerr.ErrorForCode(answer.ErrorCode)
-		}
-		if err == nil {
-			break
-		}
-		if !retriable(err) || sleep(ctx, backoff(try)) != nil {
-			return err
-		}
-	}
-	commit := kmsg.NewPtrTxnOffsetCommitRequest()
-	commit.TransactionalID, commit.Group, commit.ProducerID, commit.ProducerEpoch = m.id, m.group, id, epoch
-	commit.MemberID, commit.Generation = m.client.GroupMetadata()
-	for i, n := range done {
-		topic := kmsg.NewTxnOffsetCommitRequestTopic()
-		topic.Topic = tierTopic(m.b.config.prefix, i)
-		p := kmsg.NewTxnOffsetCommitRequestTopicPartition()
-		last := m.tiers[i][n-1]
-		p.Partition, p.Offset, p.LeaderEpoch = last.Partition, last.Offset+1, last.LeaderEpoch
-		topic.Partitions = append(topic.Partitions, p)
-		commit.Topics = append(commit.Topics, topic)
-	}
-	answer, err := commit.RequestWith(ctx, m.client)
-	if err != nil {
-		return err
-	}
-	for _, t := range answer.Topics {
-		for _, p := range t.Partitions {
-			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }

@@ -50,6 +50,7 @@ type delivery struct {
 	count   int16 // how often the server has handed it out, this time included
 	key     []byte
 	value   string
+	receipt *linda.Receipt // set before the keeper has it
 
 	until time.Time // guarded by line.mu: the server's lock has not ended before
 	over  bool      // guarded by line.mu: it is settled or lost

@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	_ "github.com/amlun/linda/broker/beanstalkd"
+	_ "github.com/amlun/linda/broker/kafka"
 	_ "github.com/amlun/linda/broker/rabbitmq"
 	"github.com/amlun/linda/internal/brokerd"
 	"github.com/amlun/linda/internal/chaos"
@@ -22,15 +23,21 @@ type target struct {
 	args []string      // of the server
 	url  string        // where kind is nil
 
-	bound    bool                                        // jobs of a connection that breaks come back at once
-	copies   bool                                        // a push of unknown outcome may make several jobs
-	loose    bool                                        // settlements are not confirmed, and may be undone by a failure
-	inexact  bool                                        // not every delivery is counted
-	spared   []chaos.Fault                               // what it does not promise to survive
-	quiet    time.Duration                               // nothing may be ready for so long at the end, where not all states are counted
-	warm     time.Duration                               // before the first fault
-	rerun    time.Duration                               // beyond the lease: how long after a kill jobs wait
-	prepare  func(ctx context.Context, url string) error // before workers begin
+	tells   bool   // the server tells its clients where it is, and is told to name the proxy
+	options string // to add to the URL of the server
+
+	bound    bool                                          // jobs of a connection that breaks come back at once
+	copies   bool                                          // a push of unknown outcome may make several jobs
+	loose    bool                                          // settlements are not confirmed, and may be undone by a failure
+	halfway  bool                                          // a job is stored anew before it is removed; a failure in between leaves both
+	inexact  bool                                          // not every delivery is counted
+	spared   []chaos.Fault                                 // what it does not promise to survive
+	quiet    time.Duration                                 // nothing may be ready for so long at the end, where not all states are counted
+	warm     time.Duration                                 // before the first fault
+	rerun    time.Duration                                 // beyond the lease: how long after a kill jobs wait
+	prepare  func(ctx context.Context, url string) error   // before workers begin
+	waiting  func(url string) (waiting count, done func()) // nil: Stats counts what is ready
+	late     time.Duration                                 // how late a delayed job may be, when others are not; 0: as the checker has it
 	special  func(ctx context.Context, url string) error
 	residue  func(ctx context.Context, url string) (string, error)
 	password string // that the server asks for; it is in no log
@@ -75,6 +82,22 @@ var targets = map[string]target{
 		warm:    5 * time.Second,
 		prepare: rabbitQueue,
 		residue: rabbitResidue,
+	},
+	"kafka": {
+		kind: &brokerd.Kafka, tells: true,
+		options: "&lock=5s",
+		// The records of a connection go with it. A reservation that is open
+		// when the server is killed is not counted.
+		bound: true, halfway: true, inexact: true,
+		rerun: time.Second,
+		// Who moves the delayed jobs is replaced so long after it was killed.
+		late: 3 * time.Second,
+		// It counts dead jobs only: see rabbitmq.
+		quiet:   10 * time.Second,
+		warm:    5 * time.Second,
+		waiting: kafkaWaiting,
+		prepare: kafkaQueue,
+		residue: kafkaResidue,
 	},
 }
 

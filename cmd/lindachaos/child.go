@@ -25,6 +25,7 @@ type order struct {
 	Role        chaos.Role
 	Name        string // of its history
 	Proc        uint32
+	Broker      string // one of targets
 	URL, Dir    string
 	Seed        uint64
 	Lease       time.Duration

@@ -111,7 +111,7 @@ func run(ctx context.Context, c config, out io.Writer) (*chaos.Report, []chaos.P
 
 // rules are what a run on a target is held to.
 func (c *config) rules(t target) chaos.Rules {
-	r := chaos.Rules{Lease: c.lease, Bound: t.bound, Copies: t.copies, Loose: t.loose, Inexact: t.inexact}
+	r := chaos.Rules{Lease: c.lease, Bound: t.bound, Copies: t.copies, Loose: t.loose, Halfway: t.halfway, Inexact: t.inexact, Late: t.late}
 	if t.rerun > 0 {
 		r.Rerun = c.lease + t.rerun
 	}
@@ -129,14 +129,7 @@ func (h *harness) begin(ctx context.Context) (err error) {
 	h.url = h.target.url
 	through := h.url
 	if h.target.kind != nil {
-		if h.server, err = brokerd.Start(ctx, *h.target.kind, brokerd.Args(h.target.args...)); err != nil {
-			return err
-		}
-		h.url = h.server.URL
-		if h.proxy, err = proxy.Start(h.server.Addr, nil); err != nil {
-			return err
-		}
-		if through, err = withHost(h.url, h.proxy.Addr); err != nil {
+		if through, err = h.serve(ctx); err != nil {
 			return err
 		}
 	}
@@ -151,7 +144,7 @@ func (h *harness) begin(ctx context.Context) (err error) {
 		}
 	}
 	o := order{
-		URL: through, Dir: h.dir, Seed: h.seed, Lease: h.lease, Concurrency: h.concurrency, Rate: h.rate, Backlog: h.backlog,
+		Broker: h.broker, URL: through, Dir: h.dir, Seed: h.seed, Lease: h.lease, Concurrency: h.concurrency, Rate: h.rate, Backlog: h.backlog,
 	}
 	for i := range h.config.workers {
 		o.Role, o.Name = chaos.Worker, fmt.Sprint("worker-", i)
@@ -160,6 +153,27 @@ func (h *harness) begin(ctx context.Context) (err error) {
 	o.Role, o.Name = chaos.Producer, "producer"
 	h.producer = h.open(o)
 	return nil
+}
+
+// serve starts the server and the proxy before it, and returns the URL of that.
+func (h *harness) serve(ctx context.Context) (through string, err error) {
+	if h.proxy, err = proxy.Start("", nil); err != nil {
+		return "", err
+	}
+	options := []brokerd.Option{brokerd.Args(h.target.args...)}
+	if h.target.tells {
+		options = append(options, brokerd.Advertise(h.proxy.Addr))
+	}
+	if h.server, err = brokerd.Start(ctx, *h.target.kind, options...); err != nil {
+		return "", err
+	}
+	to := h.server.Addr
+	if h.target.tells {
+		to = fmt.Sprint("127.0.0.1:", h.server.Ports[len(h.server.Ports)-1])
+	}
+	h.proxy.Forward(to)
+	h.url = h.server.URL + h.target.options
+	return withHost(h.url, h.proxy.Addr)
 }
 
 // withHost returns a URL with another host and port.

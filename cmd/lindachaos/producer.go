@@ -59,17 +59,33 @@ func (p *producer) tell(ctx context.Context) {
 
 // watch pauses the pushers while many jobs wait.
 func (p *producer) watch(ctx context.Context) {
-	in, ok := linda.As[linda.Inspector](p.d.Broker())
-	if !ok {
-		return
+	waiting := readyJobs(p.d.Broker())
+	if w := targets[p.Broker].waiting; w != nil {
+		var done func()
+		waiting, done = w(p.URL)
+		defer done()
 	}
 	for rest(ctx, 5*time.Millisecond) {
 		once, cancel := context.WithTimeout(ctx, pushLimit)
-		s, err := in.Stats(once, queue)
+		n, err := waiting(once)
 		cancel()
 		if err == nil {
-			p.full.Store(s.Ready > p.Backlog)
+			p.full.Store(n > p.Backlog)
 		}
+	}
+}
+
+// count tells how many jobs wait.
+type count func(ctx context.Context) (int64, error)
+
+func readyJobs(b linda.Broker) count {
+	return func(ctx context.Context) (int64, error) {
+		in, ok := linda.As[linda.Inspector](b)
+		if !ok {
+			return 0, nil
+		}
+		s, err := in.Stats(ctx, queue)
+		return s.Ready, err
 	}
 }
 

@@ -44,6 +44,8 @@ type setup struct {
 	dir    string
 	ports  []int
 	args   []string // the caller's, to be put last so that they win
+
+	advertised string // where clients are told that it is; empty: at its own address
 }
 
 func (s setup) addr() string { return loopback(s.ports[0]) }
@@ -52,13 +54,20 @@ func (s setup) addr() string { return loopback(s.ports[0]) }
 type Option func(*options)
 
 type options struct {
-	args  []string
-	ports func(n int) ([]int, error)
+	args       []string
+	ports      func(n int) ([]int, error)
+	advertised string
 }
 
 // Args appends command-line arguments, after the kind's own so that they win.
 func Args(args ...string) Option {
 	return func(o *options) { o.args = append(o.args, args...) }
+}
+
+// Advertise makes a server that tells its clients where it is, as Kafka does, name another address to those who come
+// by its last port: that of a proxy, which forwards to this port.
+func Advertise(addr string) Option {
+	return func(o *options) { o.advertised = addr }
 }
 
 // portTries is how many sets of ports Start tries before it gives up.
@@ -103,7 +112,7 @@ func launch(ctx context.Context, kind Kind, binary string, o options) (*Server, 
 	if err != nil {
 		return nil, fmt.Errorf("brokerd: %w", err)
 	}
-	s := newServer(kind, setup{binary: binary, dir: dir, ports: ports, args: o.args})
+	s := newServer(kind, setup{binary: binary, dir: dir, ports: ports, args: o.args, advertised: o.advertised})
 	if err := s.start(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}

@@ -1,6 +1,7 @@
 package brokerd
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -25,30 +26,33 @@ const kafkaJarsEnv = "LINDA_TEST_KAFKA"
 
 // Kafka is one process of Apache Kafka, broker and controller in one, with small internal topics and with lower bounds
 // for the times of share groups. Its arguments are those of kafka.Kafka, such as Args("--override", "name=value").
+// It obeys Advertise.
 var Kafka = Kind{
 	name:    "kafka",
 	binary:  "java",
-	ports:   2,
+	ports:   3,
 	lacking: "java is not on PATH, or the jars of Kafka are not in the cache",
-	command: kafkaCommand,
-	ready:   kafkaReady,
-	url:     func(s setup) string { return "kafka://" + s.addr() + "?partitions=1&replication=1" },
+	command: func(ctx context.Context, s setup) (*exec.Cmd, error) {
+		return kafkaCommand(ctx, s, kafkaPlainListeners(s))
+	},
+	ready: func(ctx context.Context, s setup, _ int) error { return kafkaReady(ctx, s, s.addr()) },
+	url:   func(s setup) string { return "kafka://" + s.addr() + "?partitions=1&replication=1" },
 }
 
 // kafkaQuick makes a JVM that starts soon and stays small.
 var kafkaQuick = []string{"-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-Xss512k"}
 
-func kafkaCommand(ctx context.Context, s setup) (*exec.Cmd, error) {
+func kafkaCommand(ctx context.Context, s setup, listeners []string, format ...string) (*exec.Cmd, error) {
 	jars, err := kafkaJars()
 	if err != nil {
 		return nil, err
 	}
 	properties := filepath.Join(s.dir, "server.properties")
-	if err := os.WriteFile(properties, []byte(kafkaProperties(s)), 0o600); err != nil {
+	if err := os.WriteFile(properties, []byte(kafkaProperties(s, listeners)), 0o600); err != nil {
 		return nil, err
 	}
 	if _, err := kafkaCluster(s); errors.Is(err, fs.ErrNotExist) {
-		if err := kafkaFormat(ctx, s, jars, properties); err != nil {
+		if err := kafkaFormat(ctx, s, jars, properties, format); err != nil {
 			return nil, err
 		}
 	}
@@ -76,14 +80,22 @@ func kafkaJars() (string, error) {
 	return filepath.Join(dir, "*"), nil
 }
 
-func kafkaProperties(s setup) string {
-	client, controller := s.addr(), loopback(s.ports[1])
-	return strings.Join([]string{
+// kafkaPlainListeners are one for clients that come directly, and one for those that come by a proxy.
+func kafkaPlainListeners(s setup) []string {
+	own, proxied := s.addr(), loopback(s.ports[2])
+	return []string{
+		"listeners=PLAINTEXT://" + own + ",PROXIED://" + proxied + ",CONTROLLER://" + loopback(s.ports[1]),
+		"advertised.listeners=PLAINTEXT://" + own + ",PROXIED://" + cmp.Or(s.advertised, proxied),
+		"listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
+		"inter.broker.listener.name=PLAINTEXT",
+	}
+}
+
+func kafkaProperties(s setup, listeners []string) string {
+	return strings.Join(append(listeners, []string{
 		"process.roles=broker,controller",
 		"node.id=1",
-		"controller.quorum.bootstrap.servers=" + controller,
-		"listeners=PLAINTEXT://" + client + ",CONTROLLER://" + controller,
-		"advertised.listeners=PLAINTEXT://" + client,
+		"controller.quorum.bootstrap.servers=" + loopback(s.ports[1]),
 		"controller.listener.names=CONTROLLER",
 		"log.dirs=" + kafkaData(s),
 		"auto.create.topics.enable=false",
@@ -109,18 +121,19 @@ func kafkaProperties(s setup) string {
 		"group.share.min.session.timeout.ms=1000",
 		"group.share.min.heartbeat.interval.ms=500",
 		"",
-	}, "\n")
+	}...), "\n")
 }
 
 func kafkaData(s setup) string { return filepath.Join(s.dir, "data") }
 
 // kafkaFormat prepares the folder for the data, as a cluster of its own.
-func kafkaFormat(ctx context.Context, s setup, jars, properties string) error {
+func kafkaFormat(ctx context.Context, s setup, jars, properties string, more []string) error {
 	id := make([]byte, 16)
 	_, _ = rand.Read(id)
 	id[0] &= 0x7f // an id that begins with a hyphen would be read as an option
 	args := append(slices.Clone(kafkaQuick), "-cp", jars, "kafka.tools.StorageTool",
 		"format", "--standalone", "-t", base64.RawURLEncoding.EncodeToString(id), "-c", properties)
+	args = append(args, more...)
 	out, err := exec.CommandContext(ctx, s.binary, args...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("format: %w: %s", err, out)
@@ -143,12 +156,12 @@ func kafkaCluster(s setup) (string, error) {
 }
 
 // kafkaReady asks for the metadata; the id of the cluster tells that it is the answer of this server.
-func kafkaReady(ctx context.Context, s setup, _ int) error {
+func kafkaReady(ctx context.Context, s setup, addr string) error {
 	want, err := kafkaCluster(s)
 	if err != nil {
 		return err
 	}
-	client, err := kgo.NewClient(kgo.SeedBrokers(s.addr()), kgo.DisableClientMetrics())
+	client, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.DisableClientMetrics())
 	if err != nil {
 		return err
 	}

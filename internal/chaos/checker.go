@@ -22,6 +22,9 @@ type Rules struct {
 	// the network or the server fails: a deleted job is delivered again, and
 	// one that was released, or hops from delay to delay, is there twice.
 	Loose bool
+	// Halfway says that a job that is released, delayed or buried is stored
+	// anew before the old one is removed: a failure in between leaves both.
+	Halfway bool
 	// Inexact says that the broker does not count every delivery.
 	Inexact bool
 	// Stall is for how long nothing may happen while there is work and no

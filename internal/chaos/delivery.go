@@ -42,11 +42,14 @@ func (c *Checker) unseen(j *job, e Event) {
 	if j.taken {
 		gap++
 	}
-	if gap <= 0 || c.rules.Inexact {
+	if gap <= 0 {
 		return
 	}
 	j.troubles += uint16(gap)
 	j.res.unseen = true
+	if c.rules.Inexact {
+		return
+	}
 	since := max(j.called, j.res.from)
 	if c.rules.Bound { // it hands out to a dead connection until it notices
 		since -= int64(notice)
@@ -101,18 +104,21 @@ const notice = time.Second
 // doubt notes that a settlement may have been lost, or a hop of a delay done
 // twice, by a failure since then.
 func (c *Checker) doubt(j *job, e Event) {
-	if !c.rules.Loose || j.twice {
+	if j.twice || !c.rules.Loose && !c.rules.Halfway {
+		return
+	}
+	// Its process may have stored it anew, and have died, or lost its
+	// connection, before it could remove what it had been given.
+	_, dead := c.dead(j.res.proc)
+	j.twice = j.res.proc != 0 && j.res.open && (dead || c.faults.outage(j.res.from, e.At))
+	if !c.rules.Loose {
 		return
 	}
 	settled := j.settledAt != 0 && c.faults.during(j.settledAt-int64(notice), e.At, func(s faultSpan) bool {
 		return !s.kind.ofWorker() || s.victim == j.settledBy
 	})
 	hopped := max(j.due, j.notBefore) > j.called && c.faults.server(j.called, e.At)
-	// Its process may have stored it anew, and have died, or lost its
-	// connection, before it could remove what it had been given.
-	_, dead := c.dead(j.res.proc)
-	halfway := j.res.proc != 0 && j.res.open && (dead || c.faults.outage(j.res.from, e.At))
-	j.twice = settled || hopped || halfway
+	j.twice = j.twice || settled || hopped
 	if settled {
 		j.troubles++ // the broker knows of no settlement
 	}

@@ -49,13 +49,13 @@ type Fault struct {
 // concurrent use.
 type Proxy struct {
 	Addr   string // host:port for clients
-	target string
 	plan   func(conn int) []Fault
 	listen net.Listener
 	wg     sync.WaitGroup
 
 	mu     sync.Mutex
-	links  map[int]*link // guarded by mu, as all below
+	target string // guarded by mu, as all below
+	links  map[int]*link
 	opened int
 	resets int
 	closed bool
@@ -72,6 +72,14 @@ func Start(target string, plan func(conn int) []Fault) (*Proxy, error) {
 	p := &Proxy{Addr: l.Addr().String(), target: target, plan: plan, listen: l, links: make(map[int]*link)}
 	p.wg.Go(p.accept)
 	return p, nil
+}
+
+// Forward makes target the server of connections that come from now on: for a
+// server that has to know the address of the proxy before it starts.
+func (p *Proxy) Forward(target string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = target
 }
 
 // Close cuts all connections and returns when nothing of the proxy is left.
@@ -146,8 +154,9 @@ func (p *Proxy) serve(client *net.TCPConn) {
 	p.mu.Lock()
 	number := p.opened
 	p.opened++
+	target := p.target
 	p.mu.Unlock()
-	server, err := net.DialTimeout("tcp", p.target, 5*time.Second)
+	server, err := net.DialTimeout("tcp", target, 5*time.Second)
 	if err != nil { // as if the server had refused
 		_ = client.SetLinger(0)
 		_ = client.Close()
