@@ -178,6 +178,31 @@ func TestReservationLostJustBeforeTheStartEndsTheContext(t *testing.T) {
 	is(t, "cause", context.Cause(ctx), ErrLeaseLost)
 }
 
+func TestAJobWhoseReservationIsLostWhileItWaitsDoesNotStart(t *testing.T) {
+	inRig(t, func(s *Settings) { s.Concurrency, s.Timeout = 1, 1 }, func(t *testing.T, r *rig) {
+		ended := 0
+		r.handle("quick", func(ctx context.Context, _ *Job) error {
+			if ctx.Err() != nil {
+				ended++
+			}
+			time.Sleep(20 * time.Microsecond)
+			return nil
+		})
+		r.handle("slow", func(context.Context, *Job) error { time.Sleep(950 * time.Millisecond); return nil })
+		r.push("quick", 2000)
+		r.start(100 * time.Millisecond) // the poller learns that jobs are quick
+		r.b.always(fault{err: errDown}, "touch")
+		r.push("slow", 1)
+		r.push("quick", 50)
+		r.after(10 * time.Millisecond)
+		r.holds(Stats{Reserved: 51})
+		r.after(5 * time.Second)
+		is(t, "started with a context that had ended", ended, 0)
+		is(t, "left", len(r.peek(Ready))+len(r.peek(Reserved)), 0)
+		r.end()
+	})
+}
+
 func TestFinishedJobsAreNotKeptInMemory(t *testing.T) {
 	k := newKeeper(nil, "q", time.Minute, nil)
 	slow := &delivery{}

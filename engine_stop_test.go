@@ -195,7 +195,7 @@ type lateFetcher struct{ b *faulty }
 func (f lateFetcher) Fetch(ctx context.Context, queue string, most int, lease time.Duration) ([]*Job, error) {
 	<-ctx.Done()
 	time.Sleep(400 * time.Millisecond)
-	return f.b.FetchNow(ctx, queue, most, lease)
+	return f.b.FetchNow(context.WithoutCancel(ctx), queue, most, lease)
 }
 
 func TestRunTwiceAtOnceIsAnErrorAndAgainAfterAStopWorks(t *testing.T) {

@@ -91,6 +91,7 @@ func (r *run) awaitRoom() (room int, ok bool) {
 		return room, ok
 	}
 	for r.polling.Err() == nil {
+		chance.Last(1)
 		if r.load.stuck(len(r.jobs)) {
 			r.handBack(nil)
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/amlun/linda/internal/chance"
 )
 
 const (
@@ -76,6 +78,7 @@ func (s *settler) loop(ctx context.Context, flush <-chan struct{}) {
 // take settles new results, up to a batch of them.
 func (s *settler) take(ctx context.Context, res result) {
 	s.batch = s.batch[:0]
+	chance.Last(3)
 	for now := time.Now(); ; res = <-s.results {
 		res.made = now
 		if res.skip {

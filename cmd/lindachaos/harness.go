@@ -26,7 +26,7 @@ import (
 type config struct {
 	broker      string
 	span        time.Duration // of the load and the faults
-	jobs        int64         // end them after so many acknowledged jobs; 0: do not
+	goal        goal          // end them when it is reached
 	seed        uint64
 	rate        int
 	backlog     int64
@@ -52,7 +52,7 @@ type harness struct {
 	proxy    *proxy.Proxy
 	history  *chaos.History
 	log      *os.File
-	wg       sync.WaitGroup // of slots, and of who waits for enough jobs
+	wg       sync.WaitGroup // of slots, and of who waits for the goal
 	faultsOn sync.WaitGroup // of faults that last
 	procs    atomic.Uint32  // numbers the processes
 	acked    atomic.Int64
@@ -100,7 +100,11 @@ func run(ctx context.Context, c config, out io.Writer) (*chaos.Report, []chaos.P
 		report.Fail(complaint.rule, complaint.text)
 	}
 	if h.proxy != nil {
-		_, _ = fmt.Fprintf(out, "connections reset: %d\n", h.proxy.Resets())
+		report.Resets = h.proxy.Resets()
+		_, _ = fmt.Fprintf(out, "connections reset: %d\n", report.Resets)
+	}
+	if missing := h.goal.missing(h.reached()); missing != "" {
+		report.Fail(chaos.I10, "the run ended with only "+missing)
 	}
 	_, _ = fmt.Fprintf(out, "checked in %v\n", time.Since(began).Round(time.Millisecond))
 	return report, h.done, nil
@@ -200,14 +204,14 @@ func (h *harness) complain(rule chaos.Rule, text string) {
 	h.complaints = append(h.complaints, complaint{rule, text})
 }
 
-// load lets the producer push and faults happen, until the time is over or
-// enough jobs are acknowledged.
+// load lets the producer push and faults happen, until the time is over or the
+// goal is reached.
 func (h *harness) load(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, h.span)
 	defer cancel()
-	if h.jobs > 0 {
+	if !h.goal.none() {
 		h.wg.Go(func() {
-			for h.acked.Load() < h.jobs && rest(ctx, 10*time.Millisecond) {
+			for h.goal.missing(h.reached()) != "" && rest(ctx, 20*time.Millisecond) {
 			}
 			cancel()
 		})

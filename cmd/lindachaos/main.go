@@ -45,6 +45,7 @@ func main() {
 type options struct {
 	config
 	shrink, keep bool
+	markdown     bool
 	replay, off  string
 	show, check  string
 	job          uint
@@ -70,6 +71,9 @@ func command(ctx context.Context, args []string, out io.Writer) (status int) {
 		return 2
 	}
 	report.Print(out)
+	if o.markdown {
+		markdown(out, o.config, report)
+	}
 	if report.OK() {
 		return 0
 	}
@@ -86,8 +90,11 @@ func parse(args []string, out io.Writer) (*options, error) {
 	set := flag.NewFlagSet("lindachaos", flag.ContinueOnError)
 	set.SetOutput(out)
 	set.StringVar(&o.broker, "broker", "redis", "one of "+names())
-	set.DurationVar(&o.span, "for", 20*time.Second, "how long jobs are pushed and faults happen")
-	set.Int64Var(&o.jobs, "jobs", 0, "end that after so many acknowledged jobs; 0: do not")
+	set.DurationVar(&o.span, "for", 20*time.Second, "how long jobs are pushed and faults happen, at most")
+	set.Int64Var(&o.goal.jobs, "jobs", 0, "end that as soon as there are so many acknowledged jobs, and what the next three ask for; a run that does not come to it fails")
+	set.Int64Var(&o.goal.kills, "kills", 0, "and so many workers were killed")
+	set.Int64Var(&o.goal.serverFaults, "server-faults", 0, "and the server was killed or stopped so many times")
+	set.Int64Var(&o.goal.resets, "resets", 0, "and so many connections were reset")
 	seed := set.String("seed", "", "draw everything from this number; empty: from a random one")
 	set.IntVar(&o.rate, "rate", 0, "pushes in a second; 0: as many as are worked off")
 	set.Int64Var(&o.backlog, "backlog", 500, "push no more while so many jobs are ready")
@@ -100,6 +107,7 @@ func parse(args []string, out io.Writer) (*options, error) {
 	set.StringVar(&o.replay, "replay", "", "take the faults from the "+planName+" of an earlier run")
 	set.BoolVar(&o.shrink, "shrink", false, "after a failure, look for fewer faults that make it fail")
 	set.BoolVar(&o.keep, "keep", false, "keep the histories of a run that passes")
+	set.BoolVar(&o.markdown, "markdown", false, "print the run as a row of the table in docs/reliability.md as well")
 	set.StringVar(&o.show, "show", "", "only print the histories in this folder")
 	set.StringVar(&o.check, "check", "", "only check the histories in this folder, of a run with the same -broker and -lease")
 	set.UintVar(&o.job, "job", 0, "of -show: only what is about this job, and the faults; 0: everything")
@@ -125,6 +133,9 @@ func parse(args []string, out io.Writer) (*options, error) {
 			return nil, fmt.Errorf("-off: no fault %q", text)
 		}
 		o.mix[n] = 0
+	}
+	if err := o.goal.possible(o.mix, targets[o.broker]); err != nil {
+		return nil, err
 	}
 	return o, o.read()
 }

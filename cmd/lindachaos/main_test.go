@@ -6,8 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -42,6 +45,35 @@ func TestRedisKeepsItsPromisesInShortChaos(t *testing.T) {
 	require.Zero(t, status, out.String())
 	assert.Contains(t, out.String(), "fault: worker killed")
 	t.Log(out.String())
+}
+
+// A run goes on until it has come to all that it is to reach, and says so in one
+// row.
+func TestARunEndsWhenItsGoalIsReached(t *testing.T) {
+	brokerd.Run(t, brokerd.Redis)
+	var out bytes.Buffer
+	args := "-broker redis -for 1m -jobs 2000 -kills 2 -server-faults 1 -resets 2 -gap 100ms -rate 1500 -lease 1s -workers 3 -seed 0x5eed -markdown"
+	began := time.Now()
+	status := command(t.Context(), strings.Fields(args), &out)
+	require.Zero(t, status, out.String())
+	assert.Less(t, time.Since(began), 50*time.Second)
+	row := regexp.MustCompile("\\| redis \\| `0x5eed` \\| (\\d+) \\| (\\d+) \\| (\\d+), (\\d+) \\| (\\d+) \\| 0 \\| 0 \\| 0 \\| 0 \\|.*PASS").FindStringSubmatch(out.String())
+	require.NotNil(t, row, out.String())
+	numbers := make([]int, len(row))
+	for i, text := range row[1:] {
+		numbers[i], _ = strconv.Atoi(text)
+	}
+	assert.GreaterOrEqual(t, numbers[0], 2000)
+	assert.GreaterOrEqual(t, numbers[1], 2)
+	assert.GreaterOrEqual(t, numbers[2]+numbers[3], 1)
+	assert.GreaterOrEqual(t, numbers[4], 2)
+}
+
+// A run that does not come to what it is to reach proves nothing.
+func TestARunThatMissesItsGoalFails(t *testing.T) {
+	var out bytes.Buffer
+	assert.Equal(t, 1, command(t.Context(), strings.Fields("-broker memory -for 200ms -jobs 100000000 -rate 100 -seed 1"), &out))
+	assert.Regexp(t, `the run ended with only \d+ of 100000000 acknowledged jobs`, out.String())
 }
 
 // No fault is brought about but what deadly jobs do to their workers: it is the
@@ -98,6 +130,7 @@ func TestNobodyOutlivesTheHarness(t *testing.T) {
 func TestOptionsThatMakeNoSenseAreRefused(t *testing.T) {
 	for _, args := range []string{
 		"-broker nothing", "-lease 1500ms", "-workers 0", "-seed x", "-off 99", "-replay nowhere", "-what",
+		"-broker redis -kills 1 -off 0", "-broker memory -resets 1",
 	} {
 		var out bytes.Buffer
 		assert.Equal(t, 2, command(t.Context(), strings.Fields(args), &out), args)

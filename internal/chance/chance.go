@@ -10,6 +10,30 @@ import (
 
 var source atomic.Pointer[func() uint64]
 
+// pause is what Last does.
+var pause atomic.Pointer[func(turn int)]
+
+// SetLast makes Last call wait from now on; nil: it does nothing, as usual. It is
+// for tests.
+func SetLast(wait func(turn int)) {
+	if wait == nil {
+		pause.Store(nil)
+		return
+	}
+	pause.Store(&wait)
+}
+
+// Last lets everything else that happens at this instant happen first, and those
+// who ask for a lower turn, where time is simulated. There many goroutines wake
+// at one instant, in whatever order the scheduler of Go likes; who looks at what
+// the others did looks after them, and so always sees the same. Elsewhere it does
+// nothing.
+func Last(turn int) {
+	if wait := pause.Load(); wait != nil {
+		(*wait)(turn)
+	}
+}
+
 // Set makes draw the source of everything drawn from now on; nil: the usual
 // one. It is for tests, and draw must be safe for concurrent use.
 func Set(draw func() uint64) {

@@ -88,6 +88,7 @@ type Report struct {
 	Overlaps                             int         // with a cause
 	Early                                int
 	Torn                                 int           // bodies that nobody can read
+	Resets                               int           // connections that the proxy has reset; the harness tells
 	Killed, Restarts                     int           // worker processes that ended without a stop; those that began after the first
 	Reruns, RerunsQuiet                  int           // of what killed workers ran; those without a fault meanwhile that makes them wait
 	Rerun99, Rerun99All, RerunMax        time.Duration // from the kill to the run: of the quiet ones, and of all

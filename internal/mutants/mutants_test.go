@@ -6,27 +6,40 @@ import (
 	"testing"
 )
 
-// The table is true to the source: every mutant still has its place.
+// The tables are true to the source: every mutant still has its place.
 func TestEveryMutantApplies(t *testing.T) {
+	for _, m := range mutants {
+		t.Run(m.name, func(t *testing.T) {
+			source, err := os.ReadFile(filepath.Join("../..", m.file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			changed, err := m.apply(string(source))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if changed == string(source) {
+				t.Error("it changes nothing")
+			}
+		})
+	}
+}
+
+func TestEveryMutantHasANameAndTestsOfItsOwn(t *testing.T) {
 	seen := make(map[string]bool)
 	for _, m := range mutants {
-		source, err := os.ReadFile(filepath.Join("../..", m.file))
-		if err != nil {
-			t.Error(err)
-			continue
-		}
-		if changed, err := m.apply(string(source)); err != nil || changed == string(source) {
-			t.Errorf("%s: %v", m.name, err)
-		}
-		if seen[m.name] || len(m.by) == 0 {
-			t.Errorf("%s: it is there twice, or nothing is to catch it", m.name)
-		}
-		for _, s := range m.by {
-			if commands[s] == nil {
-				t.Errorf("%s: no stage %s", m.name, s)
-			}
+		if seen[m.name] {
+			t.Errorf("%s: it is there twice", m.name)
 		}
 		seen[m.name] = true
+		if len(m.at) == 0 {
+			t.Errorf("%s: nothing is to catch it", m.name)
+		}
+		for _, s := range m.at {
+			if stages[s].pkg == "" {
+				t.Errorf("%s: no stage %q", m.name, s)
+			}
+		}
 	}
 	if len(mutants) < 40 {
 		t.Errorf("%d mutants are not enough", len(mutants))
@@ -38,10 +51,22 @@ func TestFirstFailureIsTheCaseItself(t *testing.T) {
 		"--- FAIL: TestA (0.1s)\n    --- FAIL: TestA/b (0.1s)\n": "TestA/b",
 		"x\n--- FAIL: TestA (0.1s)\n--- FAIL: TestB (0.1s)\n":    "TestB",
 		"panic: test timed out after 1m\n":                       "time-out",
-		"ok\n":                                                   "",
+		"a goroutine was left behind\n":                          "exit",
 	} {
 		if got := firstFailure([]byte(out)); got != want {
 			t.Errorf("%q: got %q, want %q", out, got, want)
 		}
+	}
+}
+
+func TestAMutantThatNoLongerAppliesSaysWhere(t *testing.T) {
+	m := mutant{file: "a.go", old: "x", new: "y"}
+	for _, source := range []string{"", "x x"} {
+		if _, err := m.apply(source); err == nil {
+			t.Errorf("%q: no error", source)
+		}
+	}
+	if got, err := m.apply("a x b"); err != nil || got != "a y b" {
+		t.Errorf("got %q, %v", got, err)
 	}
 }

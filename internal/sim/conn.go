@@ -34,6 +34,7 @@ type Conn struct {
 	linda.NineMethods
 	world *world
 	proc  uint32
+	waits uint64 // guarded by the mutex of the server: how often it has waited there
 
 	mu    sync.Mutex
 	calls map[string]uint64 // guarded by mu, as all below
@@ -179,7 +180,7 @@ func (c *Conn) FetchAny(ctx context.Context, queues []string, most int, lease ti
 		jobs, err = f.jobs, f.err
 	}
 	now := time.Now()
-	time.Sleep(time.Duration(mix(c.world.seed, uint64(now.UnixNano())) % uint64(time.Millisecond)))
+	time.Sleep(time.Duration(mix(c.world.seed, uint64(c.proc), uint64(now.UnixNano())) % uint64(time.Millisecond)))
 	if !c.alive() {
 		return nil, errGone
 	}

@@ -128,11 +128,6 @@ func (ps *processes) stop() {
 // spoil brings about faults until no more jobs are pushed.
 func (w *world) spoil(d *draws, ps *processes, base int) {
 	end := w.epoch.Add(pushFor)
-	if d.chance(500) { // now and then nothing fails, so that nothing excuses anything
-		w.trouble.Store(0)
-		time.Sleep(time.Until(end))
-		return
-	}
 	mean := []time.Duration{30 * time.Second, 2 * time.Minute, 6 * time.Minute}[d.below(3)]
 	for {
 		time.Sleep(d.between(time.Second, 2*mean))

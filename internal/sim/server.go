@@ -34,7 +34,6 @@ type server struct {
 	due   instants  // when something becomes ready
 	wake  time.Time // when timer fires
 	timer *time.Timer
-	count uint64 // of waits
 }
 
 // wait is a fetch that waits at the server.
@@ -129,8 +128,8 @@ func (s *server) take(queues []string, most int, lease time.Duration) []*linda.J
 // await makes a fetch wait, unless there is something for it.
 func (s *server) await(w *wait) {
 	s.do(func() {
-		s.count++
-		w.rank = mix(s.seed, s.count)
+		w.conn.waits++
+		w.rank = mix(s.seed, uint64(w.conn.proc), w.conn.waits)
 		at, _ := slices.BinarySearchFunc(s.waits, w, func(a, b *wait) int { return cmp.Compare(a.rank, b.rank) })
 		s.waits = slices.Insert(s.waits, at, w)
 	})

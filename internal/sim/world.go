@@ -89,16 +89,27 @@ func Run(seed uint64, log io.Writer) (*Result, error) {
 // returns is called.
 func Chances() (usual func()) {
 	chance.Set(func() uint64 { return mix(uint64(time.Now().UnixNano())) })
-	return func() { chance.Set(nil) }
+	chance.SetLast(func(turn int) { time.Sleep(time.Duration(turn)) })
+	return func() {
+		chance.Set(nil)
+		chance.SetLast(nil)
+	}
 }
 
 func (w *world) run(d *draws) *Result {
 	base := []int{0, 30, 100, 300}[d.below(4)]
-	w.trouble.Store(int64(base))
+	faults := newDraws(w.seed, number("faults"))
+	calm := faults.chance(500) // now and then nothing fails, so that nothing excuses anything
+	if calm {
+		base = 0
+	}
+	w.trouble.Store(int64(base)) // before anything runs that asks for it
 	workers := w.start(2 + d.below(3))
 	var producer sync.WaitGroup
 	producer.Go(w.produce)
-	w.spoil(newDraws(w.seed, number("faults")), workers, base)
+	if !calm {
+		w.spoil(faults, workers, base)
+	}
 	producer.Wait()
 	w.trouble.Store(0)
 	w.tell(chaos.Event{Kind: chaos.Healed})

@@ -1,0 +1,247 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// limit is for how long a mutant may live.
+	limit = time.Minute
+	// patience is how long one run of tests may take. Tests that hang until then
+	// have noticed; without a mutant they take a fraction of it.
+	patience = 45 * time.Second
+)
+
+// lab is a copy of the module, in which the mutants are tried. The copy itself
+// stays as it is: a mutant is an overlay, so that the compiler's cache serves all
+// of them and any number can be tried at once.
+type lab struct {
+	dir      string // of everything
+	module   string // of the copy
+	mu       sync.Mutex
+	controls map[string]string // guarded by mu: test programs without a mutant, by package
+}
+
+func newLab(from string) (*lab, error) {
+	dir, err := os.MkdirTemp("", "linda-mutants-")
+	if err != nil {
+		return nil, err
+	}
+	l := &lab{dir: dir, module: filepath.Join(dir, "linda"), controls: make(map[string]string)}
+	if err := copyModule(from, l.module); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *lab) close() { _ = os.RemoveAll(l.dir) }
+
+// copyModule copies all files but the hidden ones.
+func copyModule(from, to string) error {
+	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
+		hidden := strings.HasPrefix(entry.Name(), ".") && path != from
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && hidden:
+			return filepath.SkipDir
+		case entry.IsDir():
+			return os.MkdirAll(filepath.Join(to, path), 0o755)
+		case hidden || !entry.Type().IsRegular():
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(to, path), b, 0o644)
+	})
+}
+
+// control runs all the tests that are to catch the mutants without one: a test
+// that fails anyway would catch everything.
+func (l *lab) control(ctx context.Context, parallel int, todo []mutant) error {
+	var runs []tests
+	for _, m := range todo {
+		for _, t := range m.tests() {
+			if !slices.Contains(runs, t) {
+				runs = append(runs, t)
+			}
+		}
+	}
+	packages := make(map[string]bool)
+	for _, t := range runs {
+		if packages[t.pkg] {
+			continue
+		}
+		packages[t.pkg] = true
+		program := filepath.Join(l.dir, fmt.Sprintf("control%d", len(packages)))
+		if err := l.build(ctx, t.pkg, program, nil); err != nil {
+			return err
+		}
+		l.controls[t.pkg] = program
+	}
+	return errors.Join(each(parallel, runs, func(t tests) error {
+		began := time.Now()
+		failed, err := l.run(ctx, l.controls[t.pkg], t)
+		fmt.Printf("%-36s %s %.1fs\n", "no mutant", t, time.Since(began).Seconds())
+		if err == nil && failed != "" {
+			err = fmt.Errorf("%s fails without a mutant: %s", t, failed)
+		}
+		return err
+	})...)
+}
+
+// outcome is what became of a mutant.
+type outcome string
+
+const (
+	caught     outcome = "caught"
+	survived   outcome = "SURVIVED"
+	unapplied  outcome = "DID NOT APPLY"
+	uncompiled outcome = "DOES NOT COMPILE"
+	untried    outcome = "COULD NOT BE TRIED"
+)
+
+// result is an outcome, and how it came about.
+type result struct {
+	mutant
+	outcome outcome
+	test    string // that caught it
+	took    time.Duration
+	err     error
+}
+
+// try runs the tests of a mutant, until one catches it.
+func (l *lab) try(ctx context.Context, m mutant) result {
+	r := result{mutant: m}
+	dir, err := os.MkdirTemp(l.dir, "mutant-")
+	if err != nil {
+		return r.failed(untried, err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	overlay, err := l.plant(m, dir)
+	if err != nil {
+		return r.failed(unapplied, err)
+	}
+	programs := make(map[string]string)
+	r.outcome = survived
+	for _, t := range m.tests() {
+		if programs[t.pkg] == "" {
+			programs[t.pkg] = filepath.Join(dir, fmt.Sprintf("test%d", len(programs)))
+			if err := l.build(ctx, t.pkg, programs[t.pkg], overlay); err != nil {
+				return r.failed(uncompiled, err)
+			}
+		}
+		began := time.Now() // compiling is not what is measured
+		limited, cancel := context.WithTimeout(ctx, limit-r.took)
+		test, err := l.run(limited, programs[t.pkg], t)
+		cancel()
+		r.took += time.Since(began)
+		switch {
+		case err != nil:
+			return r.failed(untried, err)
+		case test != "":
+			r.outcome, r.test = caught, test
+			return r
+		}
+	}
+	return r
+}
+
+func (r result) failed(o outcome, err error) result {
+	r.outcome, r.err = o, err
+	return r
+}
+
+// plant writes the changed source and returns the flag by which the compiler
+// sees it in the place of the true one.
+func (l *lab) plant(m mutant, dir string) (overlay []string, err error) {
+	name := filepath.Join(l.module, m.file)
+	source, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	changed, err := m.apply(string(source))
+	if err != nil {
+		return nil, err
+	}
+	planted := filepath.Join(dir, "planted"+filepath.Ext(m.file))
+	if err := os.WriteFile(planted, []byte(changed), 0o644); err != nil {
+		return nil, err
+	}
+	list, err := json.Marshal(map[string]any{"Replace": map[string]string{name: planted}})
+	if err != nil {
+		return nil, err
+	}
+	file := filepath.Join(dir, "overlay.json")
+	return []string{"-overlay", file}, os.WriteFile(file, list, 0o644)
+}
+
+// build compiles the tests of a package.
+func (l *lab) build(ctx context.Context, pkg, program string, flags []string) error {
+	args := slices.Concat([]string{"test", "-c", "-vet=off", "-ldflags=-s -w", "-o", program}, flags, []string{pkg})
+	build := exec.CommandContext(ctx, "go", args...)
+	build.Dir = l.module
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", pkg, err, out)
+	}
+	return nil
+}
+
+// run runs tests and names the one that failed, if any did.
+func (l *lab) run(ctx context.Context, program string, t tests) (failed string, err error) {
+	test := exec.CommandContext(ctx, program, "-test.failfast", "-test.timeout="+patience.String(), "-test.run="+t.run, "-test.skip="+t.skip)
+	test.Dir = filepath.Join(l.module, t.pkg)
+	test.Cancel = func() error { return test.Process.Signal(os.Interrupt) }
+	test.WaitDelay = 5 * time.Second
+	out, err := test.CombinedOutput()
+	var exit *exec.ExitError
+	switch {
+	case err == nil && bytes.Contains(out, []byte("no tests to run")):
+		return "", fmt.Errorf("%s: there is no such test", t)
+	case err == nil:
+		return "", nil
+	case errors.As(err, &exit) && ctx.Err() == nil:
+		return firstFailure(out), nil
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return "", nil // it has lived for too long
+	}
+	return "", err
+}
+
+// firstFailure names the test that failed first, or how the tests ended.
+func firstFailure(out []byte) string {
+	name := ""
+	for line := range bytes.Lines(out) {
+		if _, rest, ok := strings.Cut(string(line), "--- FAIL: "); ok {
+			name, _, _ = strings.Cut(rest, " ")
+			if strings.Contains(name, "/") { // the case itself
+				return name
+			}
+		}
+		if name == "" && bytes.HasPrefix(line, []byte("panic: ")) {
+			name = "panic"
+			if bytes.Contains(line, []byte("test timed out")) {
+				name = "time-out"
+			}
+		}
+	}
+	if name == "" {
+		name = "exit"
+	}
+	return name
+}

@@ -1,0 +1,162 @@
+package main
+
+import "slices"
+
+// brokerMutants are those of the brokers in packages of their own.
+var brokerMutants = slices.Concat(beanstalkMutants, rabbitMutants, kafkaMutants)
+
+var (
+	onBeanstalk = []stage{beanstalk}
+	onRabbit    = []stage{rabbit}
+	onKafka     = []stage{kafka}
+)
+
+var beanstalkMutants = []mutant{
+	{name: "beanstalkd-settles-by-id-alone", file: "broker/beanstalkd/conn.go", at: onBeanstalk, test: "AnEarlierReservationOfTheSameConnection",
+		old: `return !c.lost() && c.reserved(r.id) == r }`, new: `return !c.lost() }`},
+	{name: "beanstalkd-keeps-what-a-cut-took", file: "broker/beanstalkd/broker.go", at: onBeanstalk, test: "AJobWhoseConnectionIsCut|NothingThatWasPushedIsLost|SparesTheNewJob",
+		old: `		return r.conn == c
+`, new: `		return false
+`},
+	{name: "beanstalkd-settles-on-any-connection", file: "broker/beanstalkd/settle.go", at: onBeanstalk, test: "SparesTheNewJobOfTheSameID",
+		old: `		c := e.r.conn
+		if !c.holds(e.r) {`, new: `		c := b.puts.current()
+		if c == nil {`},
+	{name: "beanstalkd-copies-and-keeps", file: "broker/beanstalkd/settle.go", at: onBeanstalk, test: "TestConformance/(release-with-delay|attempts|settle-every-way)",
+		old: `			cmd.add("delete", e.r.id)
+`, new: `			cmd.add("release", e.r.id, e.r.pri, 0)
+`},
+	{name: "beanstalkd-deletes-before-it-copies", file: "broker/beanstalkd/settle.go", at: []stage{sweep}, test: "Cut.*/beanstalkd",
+		old: `	b.copyAll(queue, endings)
+	b.finish(endings)
+`, new: `	for _, e := range endings {
+		if e.body != "" {
+			e.copy = 1 << 60
+		}
+	}
+	b.finish(endings)
+	b.copyAll(queue, endings)
+`},
+	{name: "beanstalkd-dead-come-back", file: "broker/beanstalkd/settle.go", at: onBeanstalk, test: "TestConformance/(bury|settle-every-way)",
+		old: `			buried = append(buried, e)
+		}
+	}
+	if cmd.n == 0 {`, new: `			buried = append(buried, e)
+		}
+	}
+	if cmd.n >= 0 {`},
+	{name: "beanstalkd-retry-is-lost-in-drain-mode", file: "broker/beanstalkd/settle.go", at: onBeanstalk, test: "AServerThatDrains",
+		old: `case e.r != nil && !e.lapse && (`, new: `case false && (`},
+	{name: "beanstalkd-delays-are-cut-off", file: "broker/beanstalkd/push.go", at: onBeanstalk, test: "DelaysAreNeverEarly|TestConformance/(sub-second-delay|sub-second-release)",
+		old: `	if d%time.Second > 0 {
+		n++
+	}
+`, new: ``},
+	{name: "beanstalkd-crashes-are-not-counted", file: "broker/beanstalkd/count.go", at: onBeanstalk, test: "JobsOfAKilledWorker|TestConformance/(crashes|attempts)",
+		old: `r.native = field(stats, "reserves") - field(stats, "releases") - field(stats, "buries")`, new: `r.native = 1`},
+	{name: "beanstalkd-a-row-is-all-new", file: "broker/beanstalkd/count.go", at: onBeanstalk, test: "ACrashOfAnotherWorkerIsCounted|RowsAreProven",
+		old: `return first.plain && last.plain && first.pri == last.pri && last.age >= read.Sub(w.sent)`, new: `return true`},
+	{name: "beanstalkd-late-jobs-are-nobodys", file: "broker/beanstalkd/wait.go", at: onBeanstalk,
+		old: `	if len(t.wants) == 0 {
+		t.broker.giveBack(c, []*reservation{job})
+`, new: `	if len(t.wants) == 0 {
+`},
+	{name: "beanstalkd-waits-for-ever", file: "broker/beanstalkd/conn.go", at: onBeanstalk, test: "EveryCallReturnsWhileTheServerHangs$",
+		old: `	case <-ctx.Done():
+		if x.leave(late) {`, new: `	case <-c.gone:
+		if x.leave(late) {`},
+	{name: "beanstalkd-never-touches", file: "broker/beanstalkd/keep.go", at: onBeanstalk, test: "TimeToRunOfASecond|TimeToRunIsOneSecond",
+		old: `if !r.touching && (`, new: `if false && (`},
+	{name: "beanstalkd-mixes-up-answers", file: "broker/beanstalkd/conn.go", at: onBeanstalk,
+		old: `	x.late = func(x *exchange) {
+`, new: `	x.want = len(x.replies) + 1
+	x.late = func(x *exchange) {
+`},
+	{name: "beanstalkd-unknown-is-refused", file: "broker/beanstalkd/conn.go", at: []stage{sweep, beanstalk}, test: "Cut.*/beanstalkd",
+		old: `	unknown := fmt.Errorf("%w: %w", linda.ErrUnknown, c.err)`, new: `	unknown := c.err`},
+}
+
+var rabbitMutants = []mutant{
+	{name: "rabbitmq-unroutable-is-ok", file: "broker/rabbitmq/outlet.go", at: onRabbit, test: "AQueueThatIsDeletedIsMadeAgain",
+		old: `m.key, true, false, amqp`, new: `m.key, false, false, amqp`},
+	{name: "rabbitmq-awaits-no-confirm", file: "broker/rabbitmq/outlet.go", at: onRabbit, test: "AMemoryAlarm|EveryCallReturnsWhileTheServerIsStopped|AQueueThatIsDeleted",
+		old: `	select {
+	case <-s.done:
+		return s.errs
+	case <-ctx.Done():
+	}
+	o.mu.Lock()`, new: `	if s.left >= 0 {
+		return make([]error, len(messages))
+	}
+	o.mu.Lock()`},
+	{name: "rabbitmq-removes-before-it-stores", file: "broker/rabbitmq/settle.go", at: []stage{sweep}, test: "Cut.*/rabbitmq",
+		old: `	b.repost(ctx, queue, batch)
+`, new: `	defer b.repost(ctx, queue, batch)
+`},
+	{name: "rabbitmq-keeps-what-a-cut-took", file: "broker/rabbitmq/settle.go", at: onRabbit, test: "ACutConnectionLosesReservations",
+		old: `		case !s.receipt.Gone() && s.delivery.tap.broken():
+			s.err = linda.ErrLeaseLost
+`, new: ``},
+	{name: "rabbitmq-old-tags-on-a-new-channel", file: "broker/rabbitmq/tags.go", at: onRabbit, test: "ACutConnectionLosesReservations",
+		old: `	if t.closed {
+		return deliveries
+	}
+`, new: `	if t.closed {
+		return nil
+	}
+`},
+	{name: "rabbitmq-acknowledges-past-a-gap", file: "broker/rabbitmq/tags.go", at: onRabbit, test: "TagsAreAcknowledgedTogether",
+		old: `n, _ := slices.BinarySearch(acknowledge, t.all+1)`, new: `n := len(acknowledge)`},
+	{name: "rabbitmq-delays-are-short", file: "broker/rabbitmq/topology.go", at: onRabbit, test: "DigitsAreNeverLess",
+		old: `>= delay+time.Duration(hops)*time.Millisecond`, new: `>= delay`},
+	{name: "rabbitmq-dead-and-ready-share-a-name", file: "broker/rabbitmq/topology.go", at: onRabbit, test: "NoTwoQueuesShareAName",
+		old: `		name += ":ready"
+`, new: ``},
+	{name: "rabbitmq-alarm-goes-unnoticed", file: "broker/rabbitmq/outlet.go", at: onRabbit, test: "AMemoryAlarm",
+		old: `	case active && o.blocked == nil:`, new: `	case active && o.blocked == nil && false:`},
+	{name: "rabbitmq-crashes-are-not-counted", file: "broker/rabbitmq/tap.go", at: onRabbit, test: "JobsOfAKilledWorker",
+		old: `	case int64:
+		d.past = n
+`, new: `	case int64:
+		return d
+`},
+	{name: "rabbitmq-close-waits-for-a-server-that-is-stopped", file: "broker/rabbitmq/line.go", at: onRabbit, test: "CloseDoesNotWait",
+		old: `cut := time.AfterFunc(limit,`, new: `cut := time.AfterFunc(1000*limit,`},
+	{name: "rabbitmq-dead-are-gone", file: "broker/rabbitmq/settle.go", at: onRabbit, test: "TestConformance/quorum/(bury|settle-every-way)",
+		old: `		return &post{body: []byte(s.Body()), dead: true}
+`, new: `		return nil
+`},
+	{name: "rabbitmq-unknown-is-refused", file: "broker/rabbitmq/outlet.go", at: []stage{sweep}, test: "Cut.*/rabbitmq",
+		old: `fmt.Errorf("%w: linda/rabbitmq: the connection broke before the server confirmed", linda.ErrUnknown)`,
+		new: `errors.New("linda/rabbitmq: the connection broke before the server confirmed")`},
+}
+
+var kafkaMutants = []mutant{
+	{name: "kafka-delays-are-short", file: "broker/kafka/push.go", at: onKafka, test: "TestConformance/^(later|no-delay|due-order)$",
+		old: `(delay+time.Millisecond-1)/time.Millisecond)`, new: `delay/2/time.Millisecond)`},
+	{name: "kafka-crashes-are-not-counted", file: "broker/kafka/fetch.go", at: onKafka, test: "TestConformance/^(crashes|attempts)$",
+		old: `	job.Redelivered(int64(d.count))
+`, new: ``},
+	{name: "kafka-accepts-what-is-not-its-own", file: "broker/kafka/settle.go", at: onKafka, test: "TestConformance/^(late-settle|stale-settle)$",
+		old: `!e.receipt.Gone() && left <= 0 {`, new: `!e.receipt.Gone() && left <= -time.Hour {`},
+	{name: "kafka-begins-at-the-end", file: "broker/kafka/start.go", at: onKafka, test: "TestConformance/^(push-pop-delete|fifo)$",
+		old: `	if err != nil || len(fresh) == 0 {
+		return err
+	}
+`, new: `	if err != nil || len(fresh) >= 0 {
+		return err
+	}
+`},
+	{name: "kafka-removes-before-it-stores", file: "broker/kafka/settle.go", at: []stage{sweep}, test: "Cut.*/kafka",
+		old: `	b.write(ctx, endings)
+	b.accept(ctx, endings)
+`, new: `	b.accept(ctx, endings)
+	b.write(ctx, endings)
+`},
+	{name: "kafka-unknown-is-refused", file: "broker/kafka/push.go", at: []stage{sweep}, test: "Cut.*/kafka",
+		old: `	return fmt.Errorf("linda/kafka: %s: %w: %w", what, linda.ErrUnknown, err)
+}`, new: `	return fmt.Errorf("linda/kafka: %s: %w", what, err)
+}`},
+	{name: "kafka-retries-are-not-written", file: "broker/kafka/settle.go", at: onKafka, test: "TestConformance/^(release|release-with-delay|settle-every-way)$",
+		old: `		if e.err == nil && e.record != nil {`, new: `		if e.err == nil && e.record != nil && e.settlement.Op != linda.OpRelease {`},
+}
