@@ -12,14 +12,26 @@ import (
 	"github.com/amlun/linda"
 	"github.com/amlun/linda/brokertest"
 	"github.com/amlun/linda/internal/brokerd"
+	"github.com/amlun/linda/internal/nsqdtest"
 )
 
-func TestConformance(t *testing.T) {
+func TestConformanceOfNsqd(t *testing.T) {
 	server := brokerd.Run(t, brokerd.Nsqd, brokerd.Args("-max-msg-size=4194304", "-queue-scan-selection-count=1000"))
+	t.Log("this is nsqd")
+	conform(t, server.URL, server.Addr)
+}
+
+// TestConformanceOfAScriptedServer is for where there is no nsqd.
+func TestConformanceOfAScriptedServer(t *testing.T) {
+	server := nsqdtest.Start(t, nsqdtest.Limits{MaxMsgSize: 4 << 20})
+	t.Log("this is no nsqd, but a server in the process")
+	conform(t, server.URL(), server.Addr)
+}
+
+func conform(t *testing.T, url, addr string) {
 	brokertest.Run(t, brokertest.Harness{
-		Open:    func(t testing.TB) linda.Broker { return open(t, server.URL) },
-		RawPush: func(t testing.TB, queue string, body []byte) error { return rawPush(t, server.Addr, queue, body) },
-		Slack:   10 * time.Second, // the server looks for new queues every five seconds
+		Open:    func(t testing.TB) linda.Broker { return open(t, url) },
+		RawPush: func(t testing.TB, queue string, body []byte) error { return rawPush(t, addr, queue, body) },
 	})
 }
 

@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// isEmpty waits until no server has a job that it could send, or until ctx ends.
+// isEmpty waits until no server has a job that it could send, or until that has
+// taken long: what a busy server sends later is for the next Fetch.
 func (t *tap) isEmpty(ctx context.Context) error {
 	if !sleep(ctx, glance) {
 		return ctx.Err()
@@ -14,7 +15,7 @@ func (t *tap) isEmpty(ctx context.Context) error {
 		sleep(ctx, longGlance)
 		return ctx.Err()
 	}
-	for times := 0; ; {
+	for times, began := 0, time.Now(); ; {
 		empty, err := t.looksEmpty(ctx)
 		switch {
 		case err != nil:
@@ -26,7 +27,7 @@ func (t *tap) isEmpty(ctx context.Context) error {
 		default:
 			times++
 		}
-		if !sleep(ctx, lookEvery/time.Duration(1+times)) {
+		if time.Since(began) > mostGlance || !sleep(ctx, lookEvery/time.Duration(1+times)) {
 			return ctx.Err()
 		}
 	}

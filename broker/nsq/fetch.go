@@ -88,6 +88,7 @@ const (
 	glance = 5 * time.Millisecond
 	// longGlance is how long one is waited for where the server cannot be asked.
 	longGlance = 200 * time.Millisecond
+	mostGlance = 250 * time.Millisecond
 	lookEvery  = 5 * time.Millisecond
 )
 

@@ -87,10 +87,7 @@ func (b *broker) choose(servers []*server, try int) *server {
 }
 
 func (b *broker) postTo(ctx context.Context, s *server, posts []*post) []error {
-	o, err := s.publisher(ctx)
-	if err == nil {
-		err = s.declareAll(ctx, posts)
-	}
+	o, err := s.prepare(ctx, posts)
 	if err != nil {
 		if ctx.Err() == nil {
 			err = unsent{err}
@@ -102,6 +99,36 @@ func (b *broker) postTo(ctx context.Context, s *server, posts []*post) []error {
 		return errs
 	}
 	return o.publish(ctx, posts)
+}
+
+// tryFor is how long a server may take to be greeted where there are others.
+const tryFor = time.Second
+
+// prepare connects and makes the channels that are needed.
+func (s *server) prepare(ctx context.Context, posts []*post) (*outlet, error) {
+	limit := callLimit
+	if len(s.broker.config.hosts) > 1 {
+		limit = tryFor
+	}
+	trying, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	o, err := s.publisher(trying)
+	if err == nil {
+		err = s.declareAll(trying, posts)
+	}
+	if err != nil && trying.Err() != nil && ctx.Err() == nil {
+		err = s.shun()
+	}
+	return o, err
+}
+
+// shun leaves a server alone for a while that accepts connections and is silent.
+func (s *server) shun() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.down = s.explain("greet", errSilent)
+	s.dialAt = time.Now().Add(mostPause)
+	return s.down
 }
 
 // declareAll makes the channels of all topics that are posted to.

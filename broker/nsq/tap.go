@@ -50,6 +50,7 @@ type tap struct {
 	wanted  int           // how many jobs the Fetches under way wait for
 	news    chan struct{} // closed when there are more of waiting, or a feed has opened or failed
 	lookAt  time.Time     // when tend looks again; zero: when it is told
+	looking bool          // it does so now, and needs not be told
 	closed  bool
 }
 
@@ -96,7 +97,9 @@ func (t *tap) tell() {
 func (t *tap) later(at time.Time) {
 	if t.lookAt.IsZero() || at.Before(t.lookAt) {
 		t.lookAt = at
-		t.tell()
+		if !t.looking {
+			t.tell()
+		}
 	}
 }
 
@@ -266,7 +269,8 @@ func (t *tap) tend(life context.Context) {
 // look does what is to be done by now, sets when to look again, and returns the
 // jobs that are to be given back. It needs mu.
 func (t *tap) look(now time.Time) (back []*delivery) {
-	t.lookAt = time.Time{}
+	t.lookAt, t.looking = time.Time{}, true
+	defer func() { t.looking = false }()
 	due := 0
 	for due < len(t.early) && !t.early[due].due.After(now) {
 		t.early[due].came = now // it may linger from now on

@@ -51,8 +51,6 @@ func (s *server) askLimits(ctx context.Context) {
 	if s.web == "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
 	var maxReq, maxSize, memory json.RawMessage
 	for name, value := range map[string]*json.RawMessage{"max_req_timeout": &maxReq, "max_msg_size": &maxSize, "mem_queue_size": &memory} {
 		if s.broker.get(ctx, s.web+"/config/"+name, value) != nil {
