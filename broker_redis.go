@@ -340,7 +340,7 @@ func (b *redisBroker) read(queue string, reply any, until time.Time) redisTaken 
 		member, _ := entries[i+1].(string)
 		jobs[i], _ = Decode(queue, member) // a bad body is for the caller to bury
 		jobs[i].head.Deliveries++          // which is written when it ends
-		jobs[i].Reserve(b, queue, member, until)
+		jobs[i].Reserve(b, queue, entries[i+1], until)
 	}
 	return redisTaken{jobs: jobs, due: time.Duration(due) * time.Millisecond}
 }

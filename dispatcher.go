@@ -131,13 +131,14 @@ func (d *Dispatcher) PushBatch(ctx context.Context, jobs []*Job) error {
 		ctx, cancel = context.WithTimeout(ctx, callLimit)
 		defer cancel()
 	}
-	if len(jobs) == 1 {
-		return backend.push(ctx, cmp.Or(jobs[0].Queue, queue), jobs)
+	if len(jobs) == 0 {
+		return nil
+	}
+	first := jobs[0].Queue
+	if !slices.ContainsFunc(jobs, func(job *Job) bool { return job.Queue != first }) {
+		return backend.push(ctx, cmp.Or(first, queue), jobs)
 	}
 	groups := groupByQueue(jobs, queue)
-	if len(groups) == 1 {
-		return backend.push(ctx, groups[0].queue, jobs)
-	}
 	for _, g := range groups { // nothing is pushed unless all can be
 		if _, err := EncodeBatch(ctx, g.queue, g.jobs); err != nil {
 			return err

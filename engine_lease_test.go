@@ -173,9 +173,9 @@ func TestPrefetchedJobsAreKeptAliveAndHandedBackWhenNoWorkerComes(t *testing.T) 
 func TestReservationLostJustBeforeTheStartEndsTheContext(t *testing.T) {
 	dl := new(delivery)
 	dl.lose()
-	ctx, cancel := context.WithCancelCause(t.Context())
-	dl.begin(cancel)
-	is(t, "cause", context.Cause(ctx), ErrLeaseLost)
+	dl.ctx.begin(t.Context(), new(Job), 0)
+	is(t, "cause", dl.ctx.why(), ErrLeaseLost)
+	is(t, "cause for one who asks", context.Cause(&dl.ctx), ErrLeaseLost)
 }
 
 func TestAJobWhoseReservationIsLostWhileItWaitsDoesNotStart(t *testing.T) {

@@ -25,6 +25,14 @@ const (
 func Encode(job *Job, queue string) ([]byte, error) { return encode(job, queue, "") }
 
 func encode(job *Job, queue, token string) ([]byte, error) {
+	return appendBody(make([]byte, 0, bodySize+len(job.Payload.raw)), job, queue, token)
+}
+
+// bodySize is room for most bodies.
+const bodySize = 256
+
+// appendBody is encode into a slice, which is lost where there is an error.
+func appendBody(b []byte, job *Job, queue, token string) ([]byte, error) {
 	if queue != "" { // as json.Marshal of a Job may leave it
 		if err := CheckName(queue); err != nil {
 			return nil, err
@@ -35,7 +43,7 @@ func encode(job *Job, queue, token string) ([]byte, error) {
 		return nil, err
 	}
 	head.Token = token
-	b := head.appendTo(make([]byte, 0, 256+len(job.Payload.raw)))
+	b = head.appendTo(b)
 	headEnd := len(b)
 	b = append(b, `,"queue":`...)
 	b = appendString(b, queue)
@@ -69,14 +77,13 @@ func newHeader(job *Job) (header, error) {
 		h.Limit++
 	}
 	again := job.body != "" || job.receipt != nil
-	if h.ID == "" || again {
-		h.ID = NewID()
-	}
-	if !again {
+	if again {
+		h.ID = "" // it gets a new one
+	} else {
 		h.Err = job.head.Err // of a burial
 	}
 	switch c := job.Payload.Class; {
-	case !validID(h.ID):
+	case h.ID != "" && !validID(h.ID):
 		return header{}, fmt.Errorf("%w: id %.64q: 1 to %d printable ASCII characters, no quote or backslash", ErrBadJob, h.ID, maxID)
 	case c == "" || len(c) > maxName || !utf8.ValidString(c):
 		return header{}, fmt.Errorf("%w: class %.64q: 1 to %d bytes of UTF-8", ErrBadJob, c, maxName)

@@ -84,14 +84,25 @@ func (f headerField) set(value string) (ok bool) {
 }
 
 // appendTo appends the header as the start of a body, up to and without what
-// follows the member. Only id and n are written where they are zero.
+// follows the member. Only id and n are written where they are zero, and a
+// header without an id gets a new one.
 func (h *header) appendTo(b []byte) []byte {
-	b = append(b, `{"linda":{"id":`...)
-	b = appendString(b, h.ID)
-	b = append(b, `,"n":`...)
+	b = append(b, headerOpen...)
+	if h.ID == "" {
+		b = appendID(b)
+	} else {
+		b = append(b, h.ID...)
+	}
+	b = append(b, `","n":`...)
 	b = strconv.AppendInt(b, h.Deliveries, 10)
+	if h.Token != "" {
+		b = appendString(appendName(b, "r"), h.Token)
+	}
+	if h.bare() {
+		return append(b, '}')
+	}
 	fields := h.fields()
-	for _, f := range fields[2:] {
+	for _, f := range fields[3:] {
 		switch v := f.value.(type) {
 		case *string:
 			if *v != "" {
@@ -111,6 +122,13 @@ func (h *header) appendTo(b []byte) []byte {
 	return append(b, '}')
 }
 
+// bare reports whether a header has nothing but id, count and token, as that of
+// nearly every job.
+func (h *header) bare() bool {
+	return h.Settled|h.Uncounted|h.Failures|h.Raw|h.Max|h.Limit|h.Due == 0 &&
+		h.UniqueKey == "" && len(h.Headers) == 0 && h.Err == "" && h.newer == ""
+}
+
 func appendName(b []byte, name string) []byte {
 	b = append(b, `,"`...)
 	b = append(b, name...)
@@ -121,6 +139,9 @@ func appendName(b []byte, name string) []byte {
 // where there is none. A header that cannot be read is an error, since the
 // attempts of its job could not be counted; it is left where it is.
 func (h *header) read(body string) (end int, err error) {
+	if end = h.readShort(body); end > 0 {
+		return end, nil
+	}
 	lead := skipSpace(body, 0)
 	if !strings.HasPrefix(body[lead:], headerOpen) {
 		return 0, nil
@@ -152,9 +173,6 @@ func (h *header) goesBefore(rest string) bool {
 // parse reads the object that is the header. It is strict, so that no two
 // readers can see different headers in the same bytes.
 func (h *header) parse(text string) error {
-	if h.parseShort(text) {
-		return nil
-	}
 	if !utf8.ValidString(text) || !json.Valid([]byte(text)) {
 		return errors.New("not JSON")
 	}
@@ -186,36 +204,47 @@ func (h *header) parse(text string) error {
 	return nil
 }
 
-// parseShort reads the header of nearly every job, {"id":"..","n":1,"r":".."},
-// and reports whether it was that.
-func (h *header) parseShort(text string) bool {
-	text, _ = strings.CutPrefix(text, `{"id":"`)
-	text, ok := strings.CutSuffix(text, "}")
-	id, text, hasCount := strings.Cut(text, `","n":`)
-	if !ok || !hasCount || !validID(id) {
-		return false
+// readShort reads the header of nearly every job, {"id":"..","n":1,"r":".."}, at
+// the very start of a body and before another member. It returns the index
+// behind it, or 0 where it is another one or none.
+func (h *header) readShort(body string) (end int) {
+	rest, ok := strings.CutPrefix(body, headerOpen)
+	if !ok {
+		return 0
 	}
-	digits, token, hasToken := strings.Cut(text, `,"r":"`)
-	n, err := strconv.ParseUint(digits, 10, 63)
-	if err != nil || n > maxCount || digits[0] == '0' && len(digits) > 1 {
-		return false
+	id, rest, ok := cutID(rest)
+	if !ok {
+		return 0
 	}
-	if hasToken {
-		token, ok = strings.CutSuffix(token, `"`)
-		if !ok || !validID(token) {
-			return false
+	rest, ok = strings.CutPrefix(rest, `,"n":`)
+	digits := skipDigits(rest, 0)
+	if !ok || digits < 0 || rest[0] == '0' && digits > 1 {
+		return 0
+	}
+	n, err := strconv.ParseUint(rest[:digits], 10, 63)
+	if err != nil || n > maxCount {
+		return 0
+	}
+	token, rest := "", rest[digits:]
+	if behind, has := strings.CutPrefix(rest, `,"r":"`); has {
+		if token, rest, ok = cutID(behind); !ok {
+			return 0
 		}
 	}
+	if !strings.HasPrefix(rest, "},") {
+		return 0
+	}
 	h.ID, h.Deliveries, h.Token = id, int64(n), token
-	return true
+	return len(body) - len(rest) + 1
 }
 
-func validID(id string) bool {
-	ok := 1 <= len(id) && len(id) <= maxID
-	for i := 0; ok && i < len(id); i++ {
-		ok = ' ' < id[i] && id[i] < 0x7f && id[i] != '"' && id[i] != '\\'
+// cutID cuts an id and the quote behind it.
+func cutID(s string) (id, rest string, ok bool) {
+	end := strings.IndexByte(s, '"')
+	if end < 0 || !validID(s[:end]) {
+		return "", "", false
 	}
-	return ok
+	return s[:end], s[end+1:], true
 }
 
 // after is the header of a delivery that is settled: unstarted means that no

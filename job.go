@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"reflect"
 	"strings"
 	"time"
@@ -65,23 +64,6 @@ type Payload struct {
 	Args  []interface{} `json:"args"`
 
 	raw string // the arguments as popped, exact
-}
-
-// NewID returns a new job id: a UUID whose order is that of its making. It is
-// unlike any other, but no secret.
-func NewID() string { return uuid.Must(uuid.NewV7FromReader(randomness{})).String() }
-
-// randomness reads from the generator of math/rand/v2, which the system seeds
-// and which costs a tenth of a call to the system for each id.
-type randomness struct{}
-
-func (randomness) Read(p []byte) (int, error) {
-	for i := 0; i < len(p); i += 8 {
-		var b [8]byte
-		binary.LittleEndian.PutUint64(b[:], rand.Uint64())
-		copy(p[i:], b[:])
-	}
-	return len(p), nil
 }
 
 // Context returns the context of the running handler: it ends when the

@@ -173,36 +173,47 @@ func skipDigits(s string, i int) int {
 // encoding/json. It reports whether they were that.
 func decodePlain(raw string) (args []any, plain bool) {
 	rest, ok := strings.CutPrefix(raw, "[")
-	for ok && rest != "" {
-		var value any
-		end := strings.IndexAny(rest, ",]")
-		switch c := rest[0]; {
-		case c == '"':
-			if end = 1 + strings.IndexAny(rest[1:], `"\\`); end == 0 || rest[end] == '\\' {
-				return nil, false
-			}
-			value = rest[1:end]
-			end++
-		case end > 0 && (c == '-' || '0' <= c && c <= '9'):
-			number, err := strconv.ParseFloat(rest[:end], 64)
-			if err != nil {
-				return nil, false
-			}
-			value = number
-		default:
-			return nil, false
-		}
-		if end == len(rest) {
+	if !ok {
+		return nil, false
+	}
+	args = make([]any, 0, min(8, 1+strings.Count(raw, ",")))
+	for {
+		value, end := plainValue(rest)
+		if end < 0 || end == len(rest) {
 			return nil, false
 		}
 		args = append(args, value)
 		if rest[end:] == "]" {
 			return args, true
 		}
-		ok = rest[end] == ','
+		if rest[end] != ',' {
+			return nil, false
+		}
 		rest = rest[end+1:]
 	}
-	return nil, false
+}
+
+// plainValue decodes the string or number that s starts with, and returns the
+// index behind it, or -1 where it is not plain.
+func plainValue(s string) (value any, end int) {
+	if s == "" {
+		return nil, -1
+	}
+	if s[0] == '"' {
+		end = 1 + strings.IndexByte(s[1:], '"')
+		if end == 0 || strings.IndexByte(s[1:end], '\\') >= 0 {
+			return nil, -1
+		}
+		return s[1:end], end + 1
+	}
+	if end = skipNumber(s, 0); end < 0 {
+		return nil, -1
+	}
+	number, err := strconv.ParseFloat(s[:end], 64)
+	if err != nil {
+		return nil, -1
+	}
+	return number, end
 }
 
 // appendPlain appends arguments as encoding/json would, and reports whether all

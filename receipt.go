@@ -52,7 +52,7 @@ type Receipt struct {
 	state  receiptState // guarded by mu, as all below
 	until  time.Time    // when the reservation ends at the latest, by the local clock; zero: there is none
 	unsure bool         // an earlier settlement may have been carried out
-	asked  *Settlement  // the last settlement that was begun
+	asked  Settlement   // the last one that was begun; without a Job: none was
 }
 
 type receiptState int
@@ -124,8 +124,7 @@ func (s *Settlement) Begin(b Broker, queue string) (*Receipt, error) {
 		return nil, err
 	}
 	r.state = settling
-	asked := *s
-	r.asked = &asked
+	r.asked = *s
 	return r, nil
 }
 
@@ -188,9 +187,9 @@ func (r *Receipt) Lose() bool {
 	return r.state == lost
 }
 
-// request returns the settlement that somebody asked for, nil if nobody did,
-// and what has become of it.
-func (r *Receipt) request() (*Settlement, receiptState) {
+// request returns the settlement that somebody asked for, without a Job if
+// nobody did, and what has become of it.
+func (r *Receipt) request() (Settlement, receiptState) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.asked, r.state

@@ -16,13 +16,9 @@ func (b *redisBroker) PushBatch(ctx context.Context, queue string, jobs []*Job) 
 	if err := b.check(ctx, queue); err != nil {
 		return err
 	}
-	pushes := make([]redisPush, len(jobs))
-	for i, job := range jobs {
-		body, err := b.encode(job, queue)
-		if err != nil {
-			return err
-		}
-		pushes[i] = redisPush{delay: job.Delay, body: body}
+	pushes, err := b.encodeAll(jobs, queue)
+	if err != nil {
+		return err
 	}
 	keyed := func(job *Job) bool { return job.UniqueKey != "" }
 	if slices.ContainsFunc(jobs, keyed) {
@@ -39,24 +35,45 @@ func (b *redisBroker) PushBatch(ctx context.Context, queue string, jobs []*Job) 
 	if len(pushes) == 1 {
 		return b.pushTogether(ctx, queue, pushes[0])
 	}
-	errs := make([]error, 0, len(pushes))
-	for len(pushes) > 0 {
-		n := redisChunk(pushes, func(p redisPush) int { return len(p.body) })
-		errs = append(errs, EachError(b.push(ctx, queue, pushes[:n]), n)...)
-		pushes = pushes[n:]
+	var errs []error
+	for sent, n := 0, 0; sent < len(pushes); sent += n {
+		n = redisChunk(pushes[sent:], func(p redisPush) int { return len(p.body) })
+		err := b.push(ctx, queue, pushes[sent:sent+n])
+		if err != nil && errs == nil {
+			errs = make([]error, len(pushes))
+		}
+		if err != nil {
+			copy(errs[sent:], EachError(err, n))
+		}
 	}
 	return Batch(errs)
 }
 
-// encode returns the body of a job, which is like no other: a job whose id the
-// program has chosen, and may push twice, gets a token besides. A set holds a
-// body once, and a reservation is fenced by it.
-func (b *redisBroker) encode(job *Job, queue string) ([]byte, error) {
-	token := ""
-	if job.ID != "" {
-		token = b.token()
+// redisSpace is how many bytes bodies of a batch share an array.
+const redisSpace = 64 << 10
+
+// encodeAll returns the bodies of jobs. Each is like no other: a job whose id
+// the program has chosen, and may push twice, gets a token besides. A set holds
+// a body once, and a reservation is fenced by it.
+func (b *redisBroker) encodeAll(jobs []*Job, queue string) ([]redisPush, error) {
+	pushes := make([]redisPush, len(jobs))
+	var space []byte // what is left of the array
+	for i, job := range jobs {
+		if cap(space) < bodySize {
+			space = make([]byte, 0, min(redisSpace, bodySize*(len(jobs)-i)))
+		}
+		token := ""
+		if job.ID != "" {
+			token = b.token()
+		}
+		body, err := appendBody(space, job, queue, token)
+		if err != nil {
+			return nil, err
+		}
+		pushes[i] = redisPush{delay: job.Delay, body: body[:len(body):len(body)]}
+		space = body[len(body):]
 	}
-	return encode(job, queue, token)
+	return pushes, nil
 }
 
 // token returns a text that no other call has returned, in any process.
@@ -86,14 +103,14 @@ func (b *redisBroker) push(ctx context.Context, queue string, pushes []redisPush
 	}
 	if soonest == maxDelay {
 		args := append(make([]any, 0, 2+len(pushes)), "RPUSH", queue)
-		for _, p := range pushes {
-			args = append(args, p.body)
+		for i := range pushes {
+			args = append(args, &pushes[i])
 		}
 		return redisError(b.adder(queue)(ctx, args...).Err())
 	}
 	args := make([]any, 0, 2*len(pushes))
-	for _, p := range pushes {
-		args = append(args, milliseconds(p.delay), p.body)
+	for i := range pushes {
+		args = append(args, milliseconds(pushes[i].delay), &pushes[i])
 	}
 	err := runRedis(ctx, b.adder(queue), pushScript, []string{queue, b.key(queue, Delayed)}, args...).Err()
 	b.dueIn(queue, soonest)

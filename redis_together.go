@@ -34,6 +34,10 @@ type redisPush struct {
 	body  []byte
 }
 
+// MarshalBinary gives go-redis the body; as an argument of a command, a pointer
+// is not allocated, as a slice is.
+func (p *redisPush) MarshalBinary() ([]byte, error) { return p.body, nil }
+
 type waitingPush struct {
 	redisPush
 	answer chan error // has room for the one there will be

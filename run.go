@@ -184,37 +184,17 @@ type delivery struct {
 	slots     []*slot  // of its limits
 	full      *limited // the limit that it waits for; the lobby's own
 
-	mu     sync.Mutex
-	over   bool                    // guarded by mu: the reservation is lost
-	cancel context.CancelCauseFunc // guarded by mu: ends the handler's context
-}
-
-// begin gives the delivery the function that ends its handler's context, and
-// calls it if the reservation is lost already.
-func (dl *delivery) begin(cancel context.CancelCauseFunc) {
-	dl.mu.Lock()
-	defer dl.mu.Unlock()
-	dl.cancel = cancel
-	if dl.over {
-		cancel(ErrLeaseLost)
-	}
+	ctx  jobContext  // of the handler
+	gone atomic.Bool // the reservation is lost
 }
 
 // lose ends the handler's context, now or when it starts.
 func (dl *delivery) lose() {
-	dl.mu.Lock()
-	defer dl.mu.Unlock()
-	dl.over = true
-	if dl.cancel != nil {
-		dl.cancel(ErrLeaseLost)
-	}
+	dl.gone.Store(true)
+	dl.ctx.end(ErrLeaseLost)
 }
 
-func (dl *delivery) lost() bool {
-	dl.mu.Lock()
-	defer dl.mu.Unlock()
-	return dl.over
-}
+func (dl *delivery) lost() bool { return dl.gone.Load() }
 
 // result is what a worker has to say about a delivery.
 type result struct {

@@ -19,7 +19,8 @@ func (r *run) work(slot int) {
 
 // do takes one delivery to its result.
 func (r *run) do(slot int, dl *delivery) {
-	r.load.take(time.Now(), dl.handed)
+	taken := time.Now()
+	r.load.take(taken, dl.handed)
 	if dl.lost() {
 		r.release(dl, 0) // the broker knows whether it is
 		return
@@ -28,23 +29,22 @@ func (r *run) do(slot int, dl *delivery) {
 		r.finish(dl, d, Event{Attempt: dl.job.Attempt(), Err: orReason(dl.job.Err(), d.reason)})
 		return
 	}
-	r.runHandler(slot, dl)
+	r.runHandler(slot, dl, taken)
 }
 
 // runHandler calls the handler and passes on what it answered. It does so even
 // if the handler ends the goroutine, and then starts another worker.
-func (r *run) runHandler(slot int, dl *delivery) {
-	ctx, cancel := r.handlerContext(dl)
-	defer cancel(nil)
+func (r *run) runHandler(slot int, dl *delivery, started time.Time) {
+	ctx := r.handlerContext(dl)
+	defer ctx.end(nil)
 	event := Event{Attempt: dl.job.Attempt(), Err: ErrGoexit}
 	returned := false
 	r.running[slot].Store(dl)
-	started := time.Now()
 	defer func() {
 		event.Took = time.Since(started)
 		r.running[slot].Store(nil)
 		r.load.ran(event.Took)
-		r.answer(dl, context.Cause(ctx), event)
+		r.answer(dl, ctx.why(), event)
 		if !returned {
 			r.workers.Go(func() { r.work(slot) })
 		}
@@ -53,21 +53,15 @@ func (r *run) runHandler(slot int, dl *delivery) {
 	returned = true
 }
 
-// handlerContext returns the context of a handler and what ends it.
-func (r *run) handlerContext(dl *delivery) (context.Context, context.CancelCauseFunc) {
-	ctx, cancel := context.WithCancelCause(context.WithValue(r.working, jobKey{}, dl.job))
-	dl.begin(cancel)
+// handlerContext returns the context of a handler.
+func (r *run) handlerContext(dl *delivery) *jobContext {
 	limit := dl.job.TimeLimit
 	if limit <= 0 {
 		limit = r.settings.TimeLimit
 	}
-	if limit > 0 {
-		var end context.CancelFunc
-		ctx, end = context.WithTimeoutCause(ctx, limit, ErrTimeLimit)
-		_ = end // cancel ends it too
-	}
-	dl.job.ctx = ctx
-	return ctx, cancel
+	dl.ctx.begin(r.working, dl.job, limit)
+	dl.job.ctx = &dl.ctx
+	return &dl.ctx
 }
 
 // call calls the handler and turns a panic into an error.
@@ -106,7 +100,7 @@ func (r *run) recovered(ctx context.Context, dl *delivery, value any) error {
 // answer decides what becomes of a job whose handler has answered.
 func (r *run) answer(dl *delivery, cause error, event Event) {
 	receipt := dl.job.receipt
-	if asked, state := receipt.request(); asked != nil {
+	if asked, state := receipt.request(); asked.Job != nil {
 		event.Kind = EventSettled
 		switch state {
 		case settled:
@@ -114,7 +108,7 @@ func (r *run) answer(dl *delivery, cause error, event Event) {
 		case lost:
 			r.pass(dl, result{skip: true, event: lostEvent(event, ErrLeaseLost)})
 		default: // the broker failed, or a goroutine that the handler left is still at it
-			r.pass(dl, result{settle: *asked, asked: true, unsure: true, event: event})
+			r.pass(dl, result{settle: asked, asked: true, unsure: true, event: event})
 		}
 		return
 	}

@@ -54,8 +54,8 @@ var beanstalkMutants = []mutant{
 `, new: ``},
 	{name: "beanstalkd-crashes-are-not-counted", file: "broker/beanstalkd/count.go", at: onBeanstalk, test: "JobsOfAKilledWorker|TestConformance/(crashes|attempts)",
 		old: `r.native = field(stats, "reserves") - field(stats, "releases") - field(stats, "buries")`, new: `r.native = 1`},
-	{name: "beanstalkd-a-row-is-all-new", file: "broker/beanstalkd/count.go", at: onBeanstalk, test: "ACrashOfAnotherWorkerIsCounted|RowsAreProven",
-		old: `return first.plain && last.plain && first.pri == last.pri && last.age >= read.Sub(w.sent)`, new: `return true`},
+	{name: "beanstalkd-a-row-is-all-new", file: "broker/beanstalkd/fetch.go", at: onBeanstalk, test: "ACrashOfAnotherWorkerIsCounted",
+		old: `		if v.head.plain {`, new: `		if true {`},
 	{name: "beanstalkd-late-jobs-are-nobodys", file: "broker/beanstalkd/wait.go", at: onBeanstalk,
 		old: `	if len(t.wants) == 0 {
 		t.broker.giveBack(c, []*reservation{job})
@@ -140,12 +140,14 @@ var kafkaMutants = []mutant{
 	{name: "kafka-accepts-what-is-not-its-own", file: "broker/kafka/settle.go", at: onKafka, test: "TestConformance/^(late-settle|stale-settle)$",
 		old: `!e.receipt.Gone() && left <= 0 {`, new: `!e.receipt.Gone() && left <= -time.Hour {`},
 	{name: "kafka-begins-at-the-end", file: "broker/kafka/start.go", at: onKafka, test: "TestConformance/^(push-pop-delete|fifo)$",
-		old: `	if err != nil || len(fresh) == 0 {
+		old: `	if err != nil {
 		return err
 	}
-`, new: `	if err != nil || len(fresh) >= 0 {
+	done, err := b.leftByClassic(ctx, t)
+`, new: `	if err != nil || len(starts) >= 0 {
 		return err
 	}
+	done, err := b.leftByClassic(ctx, t)
 `},
 	{name: "kafka-removes-before-it-stores", file: "broker/kafka/settle.go", at: []stage{sweep}, test: "Cut.*/kafka",
 		old: `	b.write(ctx, endings)

@@ -8,9 +8,9 @@ var rootMutants = []mutant{
 	if r.Gone() {`, new: `	var member any = s.Body()
 	if r.Gone() {`},
 	{name: "body-is-the-identity", file: "lua/fetch.lua", at: onRedis, test: conforms("bad-bodies-fetch|bad-bodies-released"),
-		old: `last and body or apart(body, nonce .. '.' .. reserved + #result)`, new: `body`},
+		old: `last and body or apart(body, nonce .. '.' .. reserved + got)`, new: `body`},
 	{name: "crashed-go-in-a-batch", file: "lua/fetch.lua", at: onRedis, test: "RedisHandsOutAloneWhatCrashed",
-		old: `if alone and reserved + #result > 1 then break end`, new: ``},
+		old: `if alone and reserved + got > 0 then break end`, new: ``},
 	{name: "equal-bodies-collapse", file: "lua/fetch.lua", at: onRedis, test: "RedisReservesEqualBodiesApart",
 		old: `if i >= from and (seen[result[i]] or not added[result[i]]) then`, new: `if false then`},
 	{name: "settle-without-a-token", file: "memory_queue.go", at: engine,
@@ -35,9 +35,9 @@ var rootMutants = []mutant{
 		old: `slices.Backward(append(back, late...))`, new: `slices.Backward(late)`},
 	{name: "done-before-it-runs", file: "worker.go", at: engine,
 		old: `	r.running[slot].Store(dl)
-	started := time.Now()`, new: `	r.running[slot].Store(dl)
+	defer func() {`, new: `	r.running[slot].Store(dl)
 	_ = r.backend.settler.Settle(context.Background(), dl.lane.queue, []Settlement{{Job: dl.job, Op: OpDelete}})
-	started := time.Now()`},
+	defer func() {`},
 	{name: "stop-cancels-settlements", file: "settler.go", at: []stage{unit}, test: "Stop",
 		old: `ctx, cancel := context.WithTimeout(ctx, settleLimit)`, new: `ctx, cancel := context.WithTimeout(s.polling, settleLimit)`},
 	{name: "settles-once-only", file: "settler.go", at: engine,
@@ -126,12 +126,14 @@ var rootMutants = []mutant{
 		old: `	case job.Err() != nil:`, new: `	case job.Err() != nil && false:`},
 	{name: "lost-jobs-run", file: "worker.go", at: atUnits,
 		old: `	if dl.lost() {`, new: `	if false {`},
-	{name: "context-outlives-the-reservation", file: "run.go", at: atUnits,
-		old: `	dl.over = true
-	if dl.cancel != nil {`, new: `	dl.over = true
-	if false {`},
-	{name: "no-time-limit", file: "worker.go", at: atUnits,
-		old: `	if limit > 0 {`, new: `	if limit > 1<<60 {`},
+	{name: "context-outlives-the-reservation", file: "jobcontext.go", at: atUnits,
+		old: `	if c.cancel != nil {`, new: `	if false {`},
+	{name: "context-of-who-asks-late-lives-on", file: "jobcontext.go", at: atUnits,
+		old: `	if c.ended {
+		c.cancel(c.cause)`, new: `	if false {
+		c.cancel(c.cause)`},
+	{name: "no-time-limit", file: "jobcontext.go", at: atUnits,
+		old: `	if c.limit > 0 {`, new: `	if c.limit > 1<<60 {`},
 	{name: "room-is-never-free", file: "worker.go", at: engine,
 		old: `	r.send(res)
 	r.load.free()`, new: `	r.send(res)`},
@@ -172,7 +174,9 @@ var rootMutants = []mutant{
 	{name: "arguments-are-escaped", file: "envelope.go", at: atUnits,
 		old: `enc.SetEscapeHTML(false)`, new: `enc.SetEscapeHTML(true)`},
 	{name: "pushed-copy-keeps-its-id", file: "envelope.go", at: atUnits,
-		old: `	if h.ID == "" || again {`, new: `	if h.ID == "" {`},
+		old: `	if again {
+		h.ID = ""`, new: `	if again {
+		_ = h.ID`},
 
 	// The memory broker.
 	{name: "reservations-end-early", file: "memory_queue.go", at: engine,
@@ -194,15 +198,21 @@ var rootMutants = []mutant{
 
 	// The scripts.
 	{name: "settle-without-a-reservation", file: "lua/settle.lua", at: onRedis, test: conforms("stale-settle|late-settle|double-settle"),
-		old: `redis.call('ZREM', KEYS[2], member) == 1
-`, new: `redis.call('ZREM', KEYS[2], member) >= 0
+		old: `call('ZREM', reserved, member) == 1
+`, new: `call('ZREM', reserved, member) >= 0
 `},
+	{name: "deleted-without-a-reservation", file: "lua/settle.lua", at: onRedis, test: conforms("stale-settle|late-settle|double-settle"),
+		old: `call('ZREM', reserved, ARGV[at]) == 1
+`, new: `call('ZREM', reserved, ARGV[at]) >= 0
+`},
+	{name: "the-wrong-job-was-lost", file: "lua/settle.lua", at: onRedis,
+		old: `      if not held then missed[#missed + 1] = count end`, new: `      if not held then missed[#missed + 1] = 1 end`},
 	{name: "redis-buried-is-gone", file: "lua/settle.lua", at: onRedis, test: conforms("bury"),
 		old: `add(KEYS[4], string.format('%.6f', now), ARGV[i + 2])`, new: `held = true`},
 	{name: "heads-in-reverse", file: "lua/settle.lua", at: onRedis, test: conforms("unstarted-to-head"),
 		old: `for n = #heads, 1, -1 do`, new: `for n = 1, #heads do`},
 	{name: "fetched-stay-ready", file: "lua/fetch.lua", at: onRedis, test: conforms("push-pop-delete|fetch-several"),
-		old: `    redis.call('LTRIM', ready, #result - 1, -1)
+		old: `    redis.call('LTRIM', ready, got, -1)
 `, new: ``},
 	{name: "redis-pause-is-ignored", file: "lua/fetch.lua", at: onRedis, test: conforms("pause"),
 		old: `if redis.call('EXISTS', paused) == 1 then`, new: `if false then`},
