@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	_ "github.com/amlun/linda/broker/beanstalkd"
+	_ "github.com/amlun/linda/broker/nsq"
 	_ "github.com/amlun/linda/broker/rabbitmq"
 	"github.com/amlun/linda/internal/brokerd"
 	"github.com/amlun/linda/internal/chaos"
@@ -75,6 +76,15 @@ var targets = map[string]target{
 		warm:    5 * time.Second,
 		prepare: rabbitQueue,
 		residue: rabbitResidue,
+	},
+	"nsq": {
+		kind: &brokerd.Nsqd,
+		args: []string{"-mem-queue-size=0", "-sync-every=1"},
+		// The server knows no publish again, and does not confirm that it has
+		// removed a job. What is in work or delayed it forgets when it is killed.
+		copies: true, loose: true,
+		spared: []chaos.Fault{chaos.KillServer},
+		rerun:  4 * time.Second, // it waits for a sign of life for 3 s at least
 	},
 }
 
