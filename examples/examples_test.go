@@ -21,8 +21,10 @@ import (
 
 	"github.com/amlun/linda"
 	_ "github.com/amlun/linda/broker/beanstalkd"
+	_ "github.com/amlun/linda/broker/nsq"
 	_ "github.com/amlun/linda/broker/rabbitmq"
 	"github.com/amlun/linda/internal/brokerd"
+	"github.com/amlun/linda/internal/nsqdtest"
 )
 
 // patience is how long a process may take to do what is expected of it.
@@ -239,6 +241,30 @@ func TestRabbitMQRunsWhatIsPushedAtOnceAndLater(t *testing.T) {
 	s, err := broker.(linda.Inspector).Stats(t.Context(), "letters")
 	require.NoError(t, err)
 	require.Equal(t, linda.Stats{Delayed: -1, Reserved: -1}, s)
+}
+
+func TestNSQRunsWhatIsPushedAtOnceAndLater(t *testing.T) {
+	t.Parallel()
+	for name, connect := range map[string]func(*testing.T) string{
+		"nsqd":     func(t *testing.T) string { return brokerd.Run(t, brokerd.Nsqd).URL },
+		"scripted": func(t *testing.T) string { return nsqdtest.Start(t, nsqdtest.Limits{}).URL() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			connection := connect(t)
+			p := start(t, nil, "nsq", "-connection", connection)
+			p.await("sent a letter to")
+			p.await("sent a letter to")
+			p.await("sent a letter to later@example.com")
+			require.Zero(t, p.exit(), "exit code")
+			broker, err := linda.NewBroker(connection)
+			require.NoError(t, err)
+			defer broker.Close()
+			s, err := broker.(linda.Inspector).Stats(t.Context(), "letters")
+			require.NoError(t, err)
+			require.Equal(t, linda.Stats{}, s)
+		})
+	}
 }
 
 func client(t *testing.T, connection string) *redis.Client {

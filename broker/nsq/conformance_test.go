@@ -32,6 +32,7 @@ func conform(t *testing.T, url, addr string) {
 	brokertest.Run(t, brokertest.Harness{
 		Open:    func(t testing.TB) linda.Broker { return open(t, url) },
 		RawPush: func(t testing.TB, queue string, body []byte) error { return rawPush(t, addr, queue, body) },
+		Slack:   15 * time.Second, // Peek, Kick and Pop take several exchanges
 	})
 }
 

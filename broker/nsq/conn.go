@@ -42,8 +42,9 @@ type conn struct {
 
 	mu      sync.Mutex
 	out     []byte        // guarded by mu, as all below: to be written
-	writing bool          // some of it is being written
-	empty   chan struct{} // not nil: closed when all is written
+	queued  uint64        // bytes that were ever added to it
+	written uint64        // of these, those that the system has taken
+	wrote   chan struct{} // not nil: closed when there are more of them
 	err     error         // why the connection is gone
 }
 
@@ -230,7 +231,9 @@ func (c *conn) send(add func(out []byte) []byte) error {
 	if len(c.out) > maxUnsent {
 		return errBusy
 	}
+	before := len(c.out)
 	c.out = add(c.out)
+	c.queued += uint64(len(c.out) - before)
 	select {
 	case c.unsent <- struct{}{}:
 	default: // it is being told already
@@ -248,14 +251,13 @@ func (c *conn) write() {
 		}
 		c.mu.Lock()
 		sending, c.out = c.out, sending[:0]
-		c.writing = true
 		c.mu.Unlock()
-		_, err := c.net.Write(sending)
+		n, err := c.net.Write(sending)
 		c.mu.Lock()
-		c.writing = false
-		if c.empty != nil && len(c.out) == 0 {
-			close(c.empty)
-			c.empty = nil
+		c.written += uint64(n)
+		if c.wrote != nil {
+			close(c.wrote)
+			c.wrote = nil
 		}
 		c.mu.Unlock()
 		if err != nil {
@@ -268,23 +270,29 @@ func (c *conn) write() {
 	}
 }
 
-// flushed waits until all that was sent is written.
-func (c *conn) flushed(ctx context.Context) {
+// flushed waits until the system has taken all that was sent so far.
+func (c *conn) flushed(ctx context.Context) error {
 	c.mu.Lock()
-	if c.err != nil || len(c.out) == 0 && !c.writing {
+	mark := c.queued
+	for c.written < mark && c.err == nil {
+		if c.wrote == nil {
+			c.wrote = make(chan struct{})
+		}
+		wrote := c.wrote
 		c.mu.Unlock()
-		return
+		select {
+		case <-wrote:
+		case <-c.gone:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", linda.ErrUnknown, ctx.Err())
+		}
+		c.mu.Lock()
 	}
-	if c.empty == nil {
-		c.empty = make(chan struct{})
+	defer c.mu.Unlock()
+	if c.written < mark {
+		return c.err
 	}
-	empty := c.empty
-	c.mu.Unlock()
-	select {
-	case <-empty:
-	case <-c.gone:
-	case <-ctx.Done():
-	}
+	return nil
 }
 
 // fail ends the connection.

@@ -1,9 +1,6 @@
 package nsq
 
-import (
-	"context"
-	"time"
-)
+import "context"
 
 // isEmpty waits until no server has a job that it could send, or until that has
 // taken long: what a busy server sends later is for the next Fetch.
@@ -15,22 +12,22 @@ func (t *tap) isEmpty(ctx context.Context) error {
 		sleep(ctx, longGlance)
 		return ctx.Err()
 	}
-	for times, began := 0, time.Now(); ; {
-		empty, err := t.looksEmpty(ctx)
-		switch {
-		case err != nil:
-			return err
-		case !empty:
-			times = 0
-		case times > 0: // a message that was on its way into the channel is there by now
+	empty, err := t.looksEmpty(ctx) // this one as long as it takes: the server may be gone
+	if err != nil {
+		return err
+	}
+	soon, cancel := context.WithTimeout(ctx, mostGlance)
+	defer cancel()
+	for before := false; sleep(soon, lookEvery); {
+		if empty && before { // a message that was on its way into the channel is there by now
 			return nil
-		default:
-			times++
 		}
-		if time.Since(began) > mostGlance || !sleep(ctx, lookEvery/time.Duration(1+times)) {
-			return ctx.Err()
+		before = empty
+		if empty, err = t.looksEmpty(soon); err != nil && soon.Err() == nil {
+			return err
 		}
 	}
+	return ctx.Err()
 }
 
 // looksEmpty asks every server whether it has something to send.

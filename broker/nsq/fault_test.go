@@ -75,7 +75,7 @@ func (p *tapped) cut() {
 func (p *tapped) up(server io.Writer) io.Writer {
 	return writer(func(b []byte) (int, error) {
 		p.held.Lock()
-		p.held.Unlock()
+		defer p.held.Unlock()
 		p.mu.Lock()
 		p.sent.Write(b)
 		p.mu.Unlock()

@@ -194,6 +194,6 @@ func (b *broker) empty(ctx context.Context, t *tap) {
 	t.mu.Unlock()
 	t.end(held, requeue)
 	for _, c := range conns {
-		c.flushed(ctx)
+		_ = c.flushed(ctx)
 	}
 }

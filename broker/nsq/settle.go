@@ -22,7 +22,6 @@ type ending struct {
 	receipt    *linda.Receipt
 	at         int       // in its batch
 	delivery   *delivery // nil: the job was deleted when it was popped
-	post       *post     // nil: there is no copy
 	*outcome
 }
 
@@ -53,14 +52,14 @@ func (b *broker) Settle(ctx context.Context, queue string, batch []linda.Settlem
 			others = append(others, e)
 		}
 	}
-	b.finish(queue, deletes)
+	ctx, cancel := limited(ctx)
+	defer cancel()
 	if len(others) > 0 && !b.begin(func() { b.carryOut(queue, others) }) {
 		for _, e := range others {
 			e.end(linda.ErrClosed)
 		}
 	}
-	ctx, cancel := limited(ctx)
-	defer cancel()
+	finish(ctx, deletes)
 	for _, row := range [][]*ending{deletes, others, earlier} {
 		for _, e := range row {
 			errs[e.at] = b.result(e, e.wait(ctx))
@@ -131,28 +130,48 @@ func (b *broker) result(e *ending, err error) error {
 	return e.receipt.End(err)
 }
 
-// finish removes jobs from the server.
-func (b *broker) finish(queue string, endings []*ending) {
+// finish removes jobs from the server: it returns when the commands have left.
+// To know that they were carried out is not possible.
+func finish(ctx context.Context, endings []*ending) {
 	ds := make([]*delivery, 0, len(endings))
 	for _, e := range endings {
 		if e.delivery != nil {
 			ds = append(ds, e.delivery)
 		}
 	}
-	before := make(map[*delivery]bool)
+	result := make(map[*delivery]error)
 	if len(ds) > 0 {
 		t := ds[0].feed.tap
+		conns := t.connections(ds)
 		for _, d := range t.end(ds, t.finish) {
-			before[d] = true
+			result[d] = linda.ErrNotReserved
+			delete(conns, d)
+		}
+		for d, c := range conns {
+			switch err := c.flushed(ctx); {
+			case errors.Is(err, linda.ErrUnknown):
+				result[d] = err
+			case err != nil:
+				result[d] = linda.ErrNotReserved // it was not sent, and the job comes again
+			}
 		}
 	}
 	for _, e := range endings {
-		if before[e.delivery] {
-			e.end(linda.ErrNotReserved)
-		} else {
-			e.end(nil)
+		e.end(result[e.delivery])
+	}
+}
+
+// connections are those that deliveries came by, as far as they last.
+func (t *tap) connections(ds []*delivery) map[*delivery]*conn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	conns := make(map[*delivery]*conn, len(ds))
+	for _, d := range ds {
+		if !d.over {
+			conns[d] = d.feed.conn
 		}
 	}
+	return conns
 }
 
 // carryOut settles jobs that go on to live. It goes on when the caller has left,
@@ -180,7 +199,7 @@ func (b *broker) carryOut(queue string, endings []*ending) {
 			done = append(done, e)
 		}
 	}
-	b.finish(queue, done)
+	finish(ctx, done)
 }
 
 // copyOf returns the copy of a job that goes on to live.

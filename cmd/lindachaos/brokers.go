@@ -12,6 +12,7 @@ import (
 
 	_ "github.com/amlun/linda/broker/beanstalkd"
 	_ "github.com/amlun/linda/broker/kafka"
+	_ "github.com/amlun/linda/broker/nsq"
 	_ "github.com/amlun/linda/broker/rabbitmq"
 	"github.com/amlun/linda/internal/brokerd"
 	"github.com/amlun/linda/internal/chaos"
@@ -101,6 +102,15 @@ var targets = map[string]target{
 		waiting: kafkaWaiting,
 		prepare: kafkaQueue,
 		residue: kafkaResidue,
+	},
+	"nsq": {
+		kind: &brokerd.Nsqd,
+		args: []string{"-mem-queue-size=0", "-sync-every=1"},
+		// The server knows no publish again, and does not confirm that it has
+		// removed a job. What is in work or delayed it forgets when it is killed.
+		copies: true, loose: true, anew: true,
+		spared: []chaos.Fault{chaos.KillServer},
+		rerun:  4 * time.Second, // it waits for a sign of life for 3 s at least
 	},
 }
 

@@ -86,6 +86,15 @@ func TestRabbitMQKeepsItsPromisesWhenWorkersDie(t *testing.T) {
 	t.Log(out.String())
 }
 
+func TestNSQKeepsItsPromisesInShortChaos(t *testing.T) {
+	brokerd.Run(t, brokerd.Nsqd) // skips where there is none
+	var out bytes.Buffer
+	status := command(t.Context(), strings.Fields("-broker nsq -for 4s -gap 300ms -rate 500 -lease 3s -workers 3 -seed 0x5eed"), &out)
+	require.Zero(t, status, out.String())
+	assert.Contains(t, out.String(), "fault: worker killed")
+	t.Log(out.String())
+}
+
 // A Redis that keeps nothing on its disk loses what it acknowledged, when it is
 // killed: the harness has to see that, and that the end of a worker has nothing
 // to do with it.
