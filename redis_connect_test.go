@@ -197,6 +197,7 @@ func TestRedisSentinel(t *testing.T) {
 	t.Run("conforms", func(t *testing.T) {
 		redisConforms(t, openRedis(t, g.URL), func() (linda.Broker, error) { return linda.NewBroker(g.URL) })
 	})
+	t.Run("rights at sentinels", func(t *testing.T) { needsTheRightsAtSentinels(t, g) })
 	t.Run("outlives the death of its master", func(t *testing.T) {
 		url := g.URL + "&wait_replicas=2&wait_timeout=500ms" // either of them may be chosen
 		outlivesAFailover(t, url, g.Servers[0], g.Servers[1:3])
