@@ -1,6 +1,7 @@
 package linda
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -89,10 +90,16 @@ func readRedisURL(url *neturl.URL) (*redisConfig, error) {
 		return nil, badRedisURL("sentinels need the option master_name")
 	}
 	if secure {
+		c.DialTimeout = cmp.Or(c.DialTimeout, redisHandshake)
 		return &c, c.readTLS()
 	}
 	return &c, nil
 }
+
+// redisHandshake is how long connecting takes at most by TLS, unless the URL
+// says otherwise. A server without TLS waits for the end of a line in what it
+// takes for a command, and would be told of after the time limit of the call.
+const redisHandshake = 1500 * time.Millisecond
 
 func badRedisURL(reason string) error { return fmt.Errorf("%w: redis: %s", ErrBadURL, reason) }
 

@@ -212,8 +212,8 @@ func until(ctx context.Context, ready func() error) error {
 // SentinelMaster is the name by which sentinels know the master.
 const SentinelMaster = "linda"
 
-// redisSentinel is a sentinel of the master at a port. It takes a second to suspect it.
-func redisSentinel(master int) Kind {
+// RedisSentinel is a sentinel of the master at a port. It takes a second to suspect it.
+func RedisSentinel(master int) Kind {
 	return Kind{
 		name:   "redis",
 		binary: "redis-server",
@@ -266,7 +266,7 @@ func StartRedisSentinel(ctx context.Context) (*Group, error) {
 	if err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
-	sentinels, err := startGroup(ctx, 3, func(int) Kind { return redisSentinel(port) }, nil)
+	sentinels, err := startGroup(ctx, 3, func(int) Kind { return RedisSentinel(port) }, nil)
 	if err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
