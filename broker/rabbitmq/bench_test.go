@@ -41,7 +41,8 @@ func took(f func()) time.Duration {
 }
 
 // BenchmarkPush pushes jobs in batches, and one by one from 50 goroutines, beside
-// publishes of the bare client with as many confirms in flight.
+// publishes of the bare client in batches of the same size, and from as many
+// goroutines, one channel for all of them.
 func BenchmarkPush(b *testing.B) {
 	const jobs = 10_000
 	server := brokerd.Run(b, brokerd.RabbitMQ)
@@ -71,8 +72,22 @@ func BenchmarkPush(b *testing.B) {
 			}
 		}))
 	})
+	fifty := func() time.Duration { // with as many in flight as 50 goroutines can have
+		_, _ = ch.QueuePurge("bare", false)
+		return took(func() {
+			var all sync.WaitGroup
+			for range benchWorkers {
+				all.Go(func() {
+					for range jobs / benchWorkers {
+						barePush(b, ch, "bare", 1)
+					}
+				})
+			}
+			all.Wait()
+		})
+	}
 	b.Run("single", func(b *testing.B) {
-		beside(b, jobs, bare, ours(func() {
+		beside(b, jobs, fifty, ours(func() {
 			var all sync.WaitGroup
 			for range benchWorkers {
 				all.Go(func() {
@@ -174,7 +189,7 @@ func report(b *testing.B, times []time.Duration) {
 // fetch to its end, beside a consumer of the bare client: 50 goroutines that
 // acknowledge each delivery, and one that acknowledges many at once.
 func BenchmarkDrain(b *testing.B) {
-	const jobs = 20_000
+	const jobs = 10_000
 	server := brokerd.Run(b, brokerd.RabbitMQ)
 	broker := open(b, server.URL)
 	defer broker.Close()
