@@ -3,6 +3,7 @@ package rabbitmq
 import (
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -11,6 +12,14 @@ import (
 // linger is how long a job may wait here for a Fetch, and how long the server
 // may go on sending jobs when nobody fetches. After that they are for others.
 const linger = 250 * time.Millisecond
+
+// How long to wait until the server has confirmed that it has jobs which are given
+// to others, and those that are moved. What it has and has not confirmed by then is
+// there twice.
+const (
+	shedFor = 2 * time.Second
+	moveFor = 15 * time.Second
+)
 
 // flow is one consumer, as the server calls it. A tap that needs more opens
 // another one beside it: to end one while jobs are under way on it makes
@@ -111,6 +120,8 @@ func (t *tap) move(d *delivery) {
 func (t *tap) tend(life context.Context) {
 	look := time.NewTimer(linger)
 	defer look.Stop()
+	var moving sync.WaitGroup
+	defer moving.Wait()
 	for {
 		var rested chan struct{}
 		select {
@@ -131,8 +142,8 @@ func (t *tap) tend(life context.Context) {
 		crashed := t.crashed
 		t.crashed = nil
 		t.mu.Unlock()
-		if len(crashed) > 0 {
-			t.shed(t, crashed)
+		if len(crashed) > 0 { // beside this, since it may take long
+			moving.Go(func() { t.shed(t, crashed, moveFor) })
 		}
 		switch {
 		case short:
@@ -263,6 +274,6 @@ func (t *tap) giveAway() {
 	t.crashed, t.single, t.waiting = nil, nil, nil
 	t.mu.Unlock()
 	if len(jobs) > 0 {
-		t.shed(t, jobs)
+		t.shed(t, jobs, shedFor)
 	}
 }
