@@ -13,13 +13,9 @@ import (
 // may go on sending jobs when nobody fetches. After that they are for others.
 const linger = 250 * time.Millisecond
 
-// How long to wait until the server has confirmed that it has jobs which are given
-// to others, and those that are moved. What it has and has not confirmed by then is
-// there twice.
-const (
-	shedFor = 2 * time.Second
-	moveFor = 15 * time.Second
-)
+// shedFor is how long to wait until the server has confirmed that it has jobs which
+// are given to others. What it has and has not confirmed by then is there twice.
+const shedFor = 15 * time.Second
 
 // flow is one consumer, as the server calls it. A tap that needs more opens
 // another one beside it: to end one while jobs are under way on it makes
@@ -142,17 +138,18 @@ func (t *tap) tend(life context.Context) {
 		crashed := t.crashed
 		t.crashed = nil
 		t.mu.Unlock()
-		if len(crashed) > 0 { // beside this, since it may take long
-			moving.Go(func() { t.shed(t, crashed, moveFor) })
+		if len(crashed) > 0 { // beside this, as below: it may take long
+			moving.Go(func() { t.shed(t, crashed) })
 		}
 		switch {
 		case short:
 			t.start()
 		case idle || stale:
 			t.stop()
-			t.giveAway()
+			moving.Go(t.giveAway)
 		}
 		if rested != nil {
+			moving.Wait()
 			close(rested)
 		}
 		if busy {
@@ -274,6 +271,6 @@ func (t *tap) giveAway() {
 	t.crashed, t.single, t.waiting = nil, nil, nil
 	t.mu.Unlock()
 	if len(jobs) > 0 {
-		t.shed(t, jobs, shedFor)
+		t.shed(t, jobs)
 	}
 }

@@ -154,7 +154,8 @@ func (b *broker) touch(queue string, job *linda.Job, lease time.Duration) error 
 // shed gives jobs that were sent here, and that nobody has asked for, to
 // others. They are published anew, since the server would count it as a crash
 // to have them back. Those that it does not take stay here for now.
-func (b *broker) shed(t *tap, deliveries []*delivery, limit time.Duration) {
+func (b *broker) shed(t *tap, deliveries []*delivery) {
+	limit := shedFor
 	if b.life.Err() != nil {
 		limit = closeLimit / 2
 	}

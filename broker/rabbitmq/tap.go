@@ -20,11 +20,11 @@ type tap struct {
 	most  int    // the prefetch of the URL
 	ch    *amqp.Channel
 	link  *link
-	shed  func(*tap, []*delivery, time.Duration) // gives jobs to others
-	gone  chan struct{}                          // closed when the channel is
-	asked chan struct{}                          // told when there may be something to tend
-	rests chan chan struct{}                     // asks to give away now what nobody has asked for
-	get   chan struct{}                          // holds one: whoever uses basic.get, whose answers have no name
+	shed  func(*tap, []*delivery) // gives jobs to others
+	gone  chan struct{}           // closed when the channel is
+	asked chan struct{}           // told when there may be something to tend
+	rests chan chan struct{}      // asks to give away now what nobody has asked for
+	get   chan struct{}           // holds one: whoever uses basic.get, whose answers have no name
 
 	reason *amqp.Error // why the server closed the channel; to be read after gone
 
@@ -61,7 +61,7 @@ type delivery struct {
 	over bool      // guarded by the mutex of the tap: it is settled
 }
 
-func newTap(k *link, queue string, c *config, shed func(*tap, []*delivery, time.Duration)) (*tap, error) {
+func newTap(k *link, queue string, c *config, shed func(*tap, []*delivery)) (*tap, error) {
 	ch, err := k.conn.Channel()
 	if err != nil {
 		return nil, err
