@@ -41,7 +41,8 @@ func took(f func()) time.Duration {
 }
 
 // BenchmarkPush pushes jobs in batches, and one by one from 50 goroutines, beside
-// publishes of the bare client with as many confirms in flight.
+// publishes of the bare client in batches of the same size, and from as many
+// goroutines, one channel for all of them.
 func BenchmarkPush(b *testing.B) {
 	const jobs = 10_000
 	server := brokerd.Run(b, brokerd.RabbitMQ)
@@ -71,8 +72,22 @@ func BenchmarkPush(b *testing.B) {
 			}
 		}))
 	})
+	fifty := func() time.Duration { // with as many in flight as 50 goroutines can have
+		_, _ = ch.QueuePurge("bare", false)
+		return took(func() {
+			var all sync.WaitGroup
+			for range benchWorkers {
+				all.Go(func() {
+					for range jobs / benchWorkers {
+						barePush(b, ch, "bare", 1)
+					}
+				})
+			}
+			all.Wait()
+		})
+	}
 	b.Run("single", func(b *testing.B) {
-		beside(b, jobs, bare, ours(func() {
+		beside(b, jobs, fifty, ours(func() {
 			var all sync.WaitGroup
 			for range benchWorkers {
 				all.Go(func() {
@@ -171,7 +186,7 @@ func report(b *testing.B, times []time.Duration) {
 }
 
 // BenchmarkDrain works jobs off with a dispatcher of 50 workers, from its first
-// fetch to its end, beside a consumer of the bare client: 50 goroutines that
+// fetch to its last job, beside a consumer of the bare client: 50 goroutines that
 // acknowledge each delivery, and one that acknowledges many at once.
 func BenchmarkDrain(b *testing.B) {
 	const jobs = 20_000
@@ -194,7 +209,7 @@ func BenchmarkDrain(b *testing.B) {
 				for range jobs / benchBatch {
 					push(b, broker, "linda", benchBatch)
 				}
-				return took(func() { drain(b, server.URL, "linda", jobs) })
+				return drain(b, server.URL, "linda", jobs)
 			})
 		})
 	}
@@ -264,18 +279,22 @@ func push(b *testing.B, broker linda.Broker, queue string, n int) {
 	require.NoError(b, broker.(linda.BatchPusher).PushBatch(context.Background(), queue, jobs))
 }
 
-func drain(b *testing.B, url, queue string, n int) {
+// drain returns how long a dispatcher needs from its first fetch to its last job.
+func drain(b *testing.B, url, queue string, n int) time.Duration {
 	d, err := linda.New(linda.Settings{Queue: queue, Connection: url, Concurrency: benchWorkers, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(b, err)
 	left := make(chan struct{}, n)
 	d.HandleFunc("bench", func(context.Context, *linda.Job) error { left <- struct{}{}; return nil })
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
+	began := time.Now()
 	go func() { done <- d.Run(ctx) }()
 	for range n {
 		<-left
 	}
+	took := time.Since(began)
 	stop()
 	require.NoError(b, <-done)
 	require.NoError(b, d.Close())
+	return took
 }

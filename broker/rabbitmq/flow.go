@@ -3,6 +3,7 @@ package rabbitmq
 import (
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -11,6 +12,10 @@ import (
 // linger is how long a job may wait here for a Fetch, and how long the server
 // may go on sending jobs when nobody fetches. After that they are for others.
 const linger = 250 * time.Millisecond
+
+// shedFor is how long to wait until the server has confirmed that it has jobs which
+// are given to others. What it has and has not confirmed by then is there twice.
+const shedFor = 15 * time.Second
 
 // flow is one consumer, as the server calls it. A tap that needs more opens
 // another one beside it: to end one while jobs are under way on it makes
@@ -98,8 +103,12 @@ func (t *tap) keep(jobs []*delivery) {
 }
 
 // move has a job that crashed moved to where it is fetched alone.
+//
+// However often the server has handed it out, it has run once at most: whoever was
+// sent it again did not hand it out but moved it, or died before that. So one crash
+// is what it may have caused.
 func (t *tap) move(d *delivery) {
-	d.lone = true
+	d.lone, d.past = true, min(d.past, 1)
 	t.mu.Lock()
 	t.crashed = append(t.crashed, d)
 	t.mu.Unlock()
@@ -111,6 +120,8 @@ func (t *tap) move(d *delivery) {
 func (t *tap) tend(life context.Context) {
 	look := time.NewTimer(linger)
 	defer look.Stop()
+	var moving sync.WaitGroup
+	defer moving.Wait()
 	for {
 		var rested chan struct{}
 		select {
@@ -128,25 +139,53 @@ func (t *tap) tend(life context.Context) {
 		idle := t.wanted == 0 && (rested != nil || now.Sub(t.last) >= linger)
 		stale := stale(t.waiting, now) || stale(t.single, now)
 		busy := len(t.flows) > 0 || len(t.waiting)+len(t.single) > 0
-		crashed := t.crashed
-		t.crashed = nil
 		t.mu.Unlock()
-		if len(crashed) > 0 {
-			t.shed(t, crashed)
+		if t.startMove() { // beside this, as below: it may take long
+			moving.Go(t.moveAll)
 		}
 		switch {
 		case short:
 			t.start()
 		case idle || stale:
 			t.stop()
-			t.giveAway()
+			moving.Go(t.giveAway)
 		}
 		if rested != nil {
+			moving.Wait()
 			close(rested)
 		}
 		if busy {
 			look.Reset(linger / 2)
 		}
+	}
+}
+
+// moveMost is how many jobs are moved at a time: as many may be there twice, if the
+// process or the connection dies then.
+const moveMost = 16
+
+// startMove reports whether jobs are to be moved, and nobody does so.
+func (t *tap) startMove() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	start := len(t.crashed) > 0 && !t.moves
+	t.moves = t.moves || start
+	return start
+}
+
+// moveAll moves jobs until there are none.
+func (t *tap) moveAll() {
+	for {
+		t.mu.Lock()
+		n := min(len(t.crashed), moveMost)
+		jobs := t.crashed[:n:n]
+		t.crashed = t.crashed[n:]
+		t.moves = n > 0
+		t.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		t.shed(t, jobs)
 	}
 }
 

@@ -155,7 +155,7 @@ func (b *broker) touch(queue string, job *linda.Job, lease time.Duration) error 
 // others. They are published anew, since the server would count it as a crash
 // to have them back. Those that it does not take stay here for now.
 func (b *broker) shed(t *tap, deliveries []*delivery) {
-	limit := 2 * time.Second
+	limit := shedFor
 	if b.life.Err() != nil {
 		limit = closeLimit / 2
 	}

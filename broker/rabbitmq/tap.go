@@ -31,6 +31,7 @@ type tap struct {
 	mu      sync.Mutex
 	waiting []*delivery   // guarded by mu, as all below: jobs that nobody has asked for yet
 	crashed []*delivery   // of those: jobs that crashed, which are to be moved
+	moves   bool          // some are being moved
 	single  []*delivery   // of those: jobs that crashed, which go alone
 	more    chan struct{} // closed when there are more of them
 	wanted  int           // how many jobs the Fetches under way wait for
@@ -121,8 +122,14 @@ func (t *tap) take(max int) ([]*delivery, <-chan struct{}) {
 	return jobs, t.more
 }
 
-// end closes the channel: all that is in work comes back.
-func (t *tap) end() { _ = t.ch.Close() }
+// end closes the channel: all that is in work comes back. Nothing may be
+// acknowledged behind that, or the server breaks the whole connection.
+func (t *tap) end() {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	_ = t.ch.Close()
+}
 
 func (t *tap) broken() bool {
 	select {

@@ -159,16 +159,20 @@ func (b *broker) declareQueue(ctx context.Context, k *link, queue string) error 
 		args := b.queueArgs(k)
 		// What the server itself gives up, by a policy say, is dead, not lost.
 		args["x-dead-letter-exchange"], args["x-dead-letter-routing-key"] = "", dead
+		there, err := b.exists(ctx, k, ready)
+		if err != nil {
+			return err
+		}
 		var deadErr, aloneErr error
 		var others sync.WaitGroup
-		others.Go(func() { _, deadErr = b.declareOne(ctx, k, dead, b.queueArgs(k)) })
-		others.Go(func() { _, aloneErr = b.declareOne(ctx, k, b.config.alone(queue), args) })
-		made, err := b.declareOne(ctx, k, ready, args)
+		others.Go(func() { deadErr = b.declareOne(ctx, k, dead, b.queueArgs(k)) })
+		others.Go(func() { aloneErr = b.declareOne(ctx, k, b.config.alone(queue), args) })
+		err = b.declareOne(ctx, k, ready, args)
 		others.Wait()
 		if err := cmp.Or(err, deadErr, aloneErr); err != nil {
 			return err
 		}
-		return b.ripen(ctx, k, made)
+		return b.ripen(ctx, k, !there)
 	})
 }
 
@@ -203,15 +207,11 @@ func serverVersion(k *link) (major, minor int) {
 	return major, minor
 }
 
-// declareOne makes a queue, or takes the one that is there, whatever its arguments,
-// and reports whether it has made it.
-func (b *broker) declareOne(ctx context.Context, k *link, name string, args amqp.Table) (made bool, err error) {
-	there, err := b.exists(ctx, k, name)
-	if err != nil || there {
-		return false, err
-	}
-	var other bool // somebody else was faster
-	err = k.on(ctx, "declare queue "+name, func(ch *amqp.Channel) error {
+// declareOne declares a queue. One that is there with other arguments, since
+// somebody else has made it, is used as it is.
+func (b *broker) declareOne(ctx context.Context, k *link, name string, args amqp.Table) error {
+	var other bool
+	err := k.on(ctx, "declare queue "+name, func(ch *amqp.Channel) error {
 		_, err := ch.QueueDeclare(name, true, false, false, false, args)
 		var refused *amqp.Error
 		if errors.As(err, &refused) && refused.Code == amqp.PreconditionFailed {
@@ -222,7 +222,7 @@ func (b *broker) declareOne(ctx context.Context, k *link, name string, args amqp
 	if err == nil && other {
 		_, err = b.exists(ctx, k, name)
 	}
-	return true, err
+	return err
 }
 
 func (b *broker) exists(ctx context.Context, k *link, name string) (there bool, err error) {

@@ -4,24 +4,31 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/amlun/linda"
 )
 
-// rabbitQueue makes the queue: RabbitMQ 3.10 breaks the channel of whoever
-// consumes from a queue that another one declares just then, and counts what it
-// has sent there as delivered.
+// rabbitQueue makes the queue, and those for delays: RabbitMQ 3.10 breaks the channel
+// of whoever consumes from a queue that another one declares just then, and counts
+// what it has sent there as delivered; and the first delay of its length takes long.
 func rabbitQueue(ctx context.Context, url string) error {
 	b, err := linda.NewBroker(url)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = b.Close() }()
-	in, _ := linda.As[linda.Inspector](b)
-	_, err = in.Kick(ctx, queue, 0)
-	return err
+	if err := b.Later(4, &linda.Job{Payload: linda.Payload{Class: "first"}}, queue); err != nil {
+		return err
+	}
+	fetcher, _ := linda.As[linda.Fetcher](b)
+	jobs, err := fetcher.Fetch(ctx, queue, 1, time.Minute)
+	if err != nil {
+		return err
+	}
+	return b.Delete(queue, jobs[0])
 }
 
 // rabbitResidue names queues that still hold something: the ready jobs, those
