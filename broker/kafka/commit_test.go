@@ -86,3 +86,45 @@ func TestACommitOfAnOldGenerationIsRefused(t *testing.T) {
 	}, 10*time.Second, 50*time.Millisecond)
 	assert.Equal(t, map[int32]int64{0: 1}, done)
 }
+
+// A settlement of which nothing is known is not taken for done when the
+// partition is lost.
+func TestASettlementOfUnknownOutcomeIsLostWithItsPartition(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.Kafka)
+	opened, err := linda.NewBroker(server.URL + "&mode=classic")
+	require.NoError(t, err)
+	defer opened.Close()
+	b := opened.(*broker)
+	for range 2 {
+		require.NoError(t, b.Push(&linda.Job{Payload: linda.Payload{Class: "C"}}, "q"))
+	}
+	var jobs []*linda.Job
+	for len(jobs) < 2 {
+		got, err := b.Fetch(t.Context(), "q", 2, time.Minute)
+		require.NoError(t, err)
+		jobs = append(jobs, got...)
+	}
+	source, err := b.source("q")
+	require.NoError(t, err)
+	m := source.(*seat).m
+	m.mu.Lock()
+	tenure := m.tenure
+	m.mu.Unlock()
+	require.NoError(t, server.Pause())
+	require.Eventually(t, func() bool { // a busy machine stops it late
+		limited, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		_, err := b.Stats(limited, "q")
+		return err != nil
+	}, 10*time.Second, time.Millisecond)
+	limited, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	err = b.Settle(limited, "q", []linda.Settlement{{Job: jobs[0]}})
+	require.ErrorIs(t, linda.EachError(err, 1)[0], linda.ErrUnknown)
+	tenure.lose(tenure.all())
+	for _, job := range jobs {
+		require.ErrorIs(t, b.Delete("q", job), linda.ErrLeaseLost)
+	}
+	require.NoError(t, server.Resume())
+}

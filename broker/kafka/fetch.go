@@ -94,6 +94,7 @@ func (b *broker) handOut(ctx context.Context, queue string, deliveries []*delive
 		job := d.job(queue)
 		job.Reserve(b, queue, d, until)
 		if receipt, err := job.Receipt(b, queue); err == nil {
+			d.receipt = receipt
 			b.keeper.Hold(d, receipt)
 		}
 		jobs[i] = job

@@ -51,6 +51,7 @@ type delivery struct {
 	count   int16 // how often the record was handed out, this time included
 	key     []byte
 	value   string
+	receipt *linda.Receipt // set before the keeper has it
 
 	until time.Time // guarded by line.mu: the server's lock has not ended before
 	over  bool      // guarded by line.mu, or membership.mu: it is settled or lost

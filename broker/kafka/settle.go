@@ -135,6 +135,11 @@ func (e *ending) finish(b *broker) error {
 	if e.err == nil || errors.Is(e.err, linda.ErrNotReserved) {
 		b.keeper.Drop(e.delivery)
 	}
+	if left, _ := e.delivery.origin.left(e.delivery); e.err != nil && left <= 0 {
+		// The reservation has ended, so that an earlier try with an unknown outcome
+		// need not have settled the job.
+		e.receipt.Extend(time.Now())
+	}
 	return e.receipt.End(e.err)
 }
 

@@ -309,9 +309,13 @@ func (m *membership) loseEnded() {
 		users = append(users, b)
 	}
 	m.mu.Unlock()
+	now := time.Now()
 	for _, b := range users {
 		b.keeper.Lose(func(d *delivery) bool {
 			left, _ := d.origin.left(d)
+			if left <= 0 {
+				d.receipt.Extend(now) // an earlier try to settle it need not have succeeded
+			}
 			return left <= 0
 		})
 	}
