@@ -128,3 +128,34 @@ func TestASettlementOfUnknownOutcomeIsLostWithItsPartition(t *testing.T) {
 	}
 	require.NoError(t, server.Resume())
 }
+
+func TestWhoAsksForNoJobsLeavesItsPartitionsToOthers(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.Kafka)
+	var brokers []*broker
+	for _, option := range []string{"", "&create=true"} { // members of their own
+		opened, err := linda.NewBroker(server.URL + "&mode=classic" + option)
+		require.NoError(t, err)
+		defer opened.Close()
+		brokers = append(brokers, opened.(*broker))
+	}
+	source, err := brokers[0].source("q")
+	require.NoError(t, err)
+	m := source.(*seat).m
+	m.idle = 500 * time.Millisecond
+	for i, b := range []*broker{brokers[0], brokers[1]} {
+		require.NoError(t, b.Push(&linda.Job{Payload: linda.Payload{Class: "C"}}, "q"))
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		jobs, err := b.Fetch(ctx, "q", 1, time.Minute)
+		require.NoError(t, err, "broker %d", i)
+		require.NoError(t, b.Delete("q", jobs[0]))
+	}
+	require.NoError(t, brokers[1].Close())
+	require.NoError(t, brokers[0].Push(&linda.Job{Payload: linda.Payload{Class: "C"}}, "q"))
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	jobs, err := brokers[0].Fetch(ctx, "q", 1, time.Minute) // and comes back
+	require.NoError(t, err)
+	require.NoError(t, brokers[0].Delete("q", jobs[0]))
+}

@@ -144,7 +144,7 @@ func (b *broker) MigrateExpiredJobs(string) { b.startMover() }
 
 // Guarantees is that of a [linda.Guarantor].
 func (b *broker) Guarantees() linda.Guarantees {
-	if b.config.classic {
+	if b.config != nil && b.config.classic {
 		return classicGuarantees
 	}
 	return linda.Guarantees{
