@@ -154,7 +154,7 @@ func (r *report) keep(failed map[int32]*partition) {
 		p.proof = r.sent
 		for _, w := range r.promise[number] {
 			if d := w.accepted; d != nil {
-				d.over = true
+				d.over, d.done = true, true
 				delete(p.out, d.place.offset)
 				settled = settled || p.closing
 			}

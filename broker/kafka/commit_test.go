@@ -86,3 +86,110 @@ func TestACommitOfAnOldGenerationIsRefused(t *testing.T) {
 	}, 10*time.Second, 50*time.Millisecond)
 	assert.Equal(t, map[int32]int64{0: 1}, done)
 }
+
+// A settlement of which nothing is known is not taken for done when the
+// partition is lost.
+func TestASettlementOfUnknownOutcomeIsLostWithItsPartition(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.Kafka)
+	opened, err := linda.NewBroker(server.URL + "&mode=classic")
+	require.NoError(t, err)
+	defer opened.Close()
+	b := opened.(*broker)
+	for range 2 {
+		require.NoError(t, b.Push(&linda.Job{Payload: linda.Payload{Class: "C"}}, "q"))
+	}
+	var jobs []*linda.Job
+	for len(jobs) < 2 {
+		got, err := b.Fetch(t.Context(), "q", 2, time.Minute)
+		require.NoError(t, err)
+		jobs = append(jobs, got...)
+	}
+	source, err := b.source("q")
+	require.NoError(t, err)
+	m := source.(*seat).m
+	m.mu.Lock()
+	tenure := m.tenure
+	m.mu.Unlock()
+	require.NoError(t, server.Pause())
+	require.Eventually(t, func() bool { // a busy machine stops it late
+		limited, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		_, err := b.Stats(limited, "q")
+		return err != nil
+	}, 10*time.Second, time.Millisecond)
+	limited, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	err = b.Settle(limited, "q", []linda.Settlement{{Job: jobs[0]}})
+	require.ErrorIs(t, linda.EachError(err, 1)[0], linda.ErrUnknown)
+	tenure.lose(tenure.all())
+	for _, job := range jobs {
+		require.ErrorIs(t, b.Delete("q", job), linda.ErrLeaseLost)
+	}
+	require.NoError(t, server.Resume())
+}
+
+func TestWhoAsksForNoJobsLeavesItsPartitionsToOthers(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.Kafka)
+	var brokers []*broker
+	for _, option := range []string{"", "&create=true"} { // members of their own
+		opened, err := linda.NewBroker(server.URL + "&mode=classic" + option)
+		require.NoError(t, err)
+		defer opened.Close()
+		brokers = append(brokers, opened.(*broker))
+	}
+	source, err := brokers[0].source("q")
+	require.NoError(t, err)
+	m := source.(*seat).m
+	m.idle = 500 * time.Millisecond
+	for i, b := range []*broker{brokers[0], brokers[1]} {
+		require.NoError(t, b.Push(&linda.Job{Payload: linda.Payload{Class: "C"}}, "q"))
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		jobs, err := b.Fetch(ctx, "q", 1, time.Minute)
+		require.NoError(t, err, "broker %d", i)
+		require.NoError(t, b.Delete("q", jobs[0]))
+	}
+	require.NoError(t, brokers[1].Close())
+	require.NoError(t, brokers[0].Push(&linda.Job{Payload: linda.Payload{Class: "C"}}, "q"))
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	jobs, err := brokers[0].Fetch(ctx, "q", 1, time.Minute) // and comes back
+	require.NoError(t, err)
+	require.NoError(t, brokers[0].Delete("q", jobs[0]))
+}
+
+// A settlement that was confirmed when nobody waited for it any more is done:
+// who asks again is told so, and not that the job is lost.
+func TestASettlementThatWasConfirmedLateIsDone(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []string{modeShare, modeClassic} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			server := brokerd.Run(t, brokerd.Kafka)
+			opened, err := linda.NewBroker(server.URL + "&mode=" + mode)
+			require.NoError(t, err)
+			defer opened.Close()
+			b := opened.(*broker)
+			require.NoError(t, b.Push(&linda.Job{Payload: linda.Payload{Class: "C"}}, "q"))
+			jobs, err := b.Fetch(t.Context(), "q", 1, time.Minute)
+			require.NoError(t, err)
+			require.Len(t, jobs, 1)
+			require.NoError(t, server.Pause())
+			limited, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			defer cancel()
+			err = b.Settle(limited, "q", []linda.Settlement{{Job: jobs[0]}})
+			require.ErrorIs(t, linda.EachError(err, 1)[0], linda.ErrUnknown)
+			require.NoError(t, server.Resume())
+			receipt, err := jobs[0].Receipt(b, "q")
+			require.NoError(t, err)
+			d := receipt.Token().(*delivery)
+			require.Eventually(t, func() bool {
+				left, _ := d.origin.left(d)
+				return left <= 0
+			}, 10*time.Second, 10*time.Millisecond)
+			require.NoError(t, b.Delete("q", jobs[0]))
+		})
+	}
+}

@@ -77,6 +77,11 @@
 // jobs that were done last may run again, since the server is late to tell where
 // a share group stands.
 //
+// A server forgets a consumer group that has had no member for
+// offsets.retention.minutes, a week by default: the next one begins with the
+// first record that is there. Delete what is done from a queue that rests for
+// longer, or raise that setting.
+//
 // # Limits
 //
 // Jobs come in no promised order. Ready, reserved and delayed jobs cannot be

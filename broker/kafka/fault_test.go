@@ -40,11 +40,15 @@ func drain(t *testing.T, b linda.Broker, queue string, want map[string]bool, lim
 	return came
 }
 
-func TestAServerThatIsKilledLosesNoJob(t *testing.T) {
+func TestAServerThatIsKilledLosesNoJob(t *testing.T) { losesNoJob(t, "") }
+
+func TestAServerThatIsKilledLosesNoJobInClassicMode(t *testing.T) { losesNoJob(t, classic) }
+
+func losesNoJob(t *testing.T, option string) {
 	t.Parallel()
 	server := brokerd.Run(t, brokerd.Kafka)
-	warmUp(t, server.URL)
-	b := open(t, server.URL)
+	warmUp(t, server.URL+option)
+	b := open(t, server.URL+option)
 	defer b.Close()
 	want := make(map[string]bool)
 	push := func(class string, delay int64) {
@@ -71,11 +75,15 @@ func TestAServerThatIsKilledLosesNoJob(t *testing.T) {
 	}
 }
 
-func TestACallEndsThoughTheServerIsFrozen(t *testing.T) {
+func TestACallEndsThoughTheServerIsFrozen(t *testing.T) { callsEnd(t, "") }
+
+func TestACallEndsThoughTheServerIsFrozenInClassicMode(t *testing.T) { callsEnd(t, classic) }
+
+func callsEnd(t *testing.T, option string) {
 	t.Parallel()
 	server := brokerd.Run(t, brokerd.Kafka)
-	warmUp(t, server.URL)
-	b := open(t, server.URL)
+	warmUp(t, server.URL+option)
+	b := open(t, server.URL+option)
 	defer b.Close()
 	require.NoError(t, b.Push(newJob("held"), "q"))
 	jobs, err := b.(linda.Fetcher).Fetch(t.Context(), "q", 1, time.Minute)
@@ -126,7 +134,7 @@ func TestAWorkerThatGoesAwayLosesNoDelayedJobAndDoublesNone(t *testing.T) {
 
 func TestURLErrorsNameTheOptionAndNoSecret(t *testing.T) {
 	t.Parallel()
-	for _, query := range []string{"colour=red", "partitions=0", "partitions=x", "lock=1ms", "mode=classic", "group=-", "lock=30s&lock=40s"} {
+	for _, query := range []string{"colour=red", "partitions=0", "partitions=x", "lock=1ms", "mode=fast", "window=0", "window=16001", "group=-", "lock=30s&lock=40s"} {
 		_, err := linda.NewBroker("kafka://user:secret@127.0.0.1:1/?" + query)
 		require.ErrorIs(t, err, linda.ErrBadURL, query)
 		assert.NotContains(t, err.Error(), "secret")

@@ -142,21 +142,42 @@ func (d *delivery) job(queue string) *linda.Job {
 }
 
 // reseat writes the jobs of deliveries to the end of their queue, with the
-// deliveries so far in their bookkeeping, and then accepts the old records.
-// Where that fails the lock ends, and the record comes again.
+// deliveries so far in their bookkeeping, and then accepts the old records. It
+// does not end with ctx, though the wait for it does: what was on its way to the
+// server then might be there without its old record being accepted.
 func (b *broker) reseat(ctx context.Context, topic string, deliveries []*delivery) {
+	done := make(chan struct{})
+	b.run(func() {
+		defer close(done)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
+		defer cancel()
+		b.writeAgain(ctx, topic, deliveries)
+	})
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+func (b *broker) writeAgain(ctx context.Context, topic string, deliveries []*delivery) {
 	records := make([]*kgo.Record, len(deliveries))
 	for i, d := range deliveries {
 		again := linda.Settlement{Job: d.job(""), Op: linda.OpRelease, Unstarted: true}
 		records[i] = &kgo.Record{Topic: topic, Key: d.key, Value: []byte(again.Body())}
 	}
-	var written []*delivery
+	var written, failed []*delivery
 	for i, err := range b.produce(ctx, "fetch", records) {
 		if err == nil {
 			written = append(written, deliveries[i])
+		} else {
+			failed = append(failed, deliveries[i])
 		}
 	}
 	_ = conclude(ctx, written, accept)
+	if len(failed) > 0 && b.config.classic { // a lock of the server would end
+		_ = sleep(b.ctx, time.Second)
+		giveBack(failed)
+	}
 }
 
 // conclude sends the same verdict for all deliveries and waits for the answers.

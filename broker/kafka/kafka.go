@@ -35,15 +35,13 @@ func init() {
 // broker is linda's Kafka.
 type broker struct {
 	linda.NineMethods
-	config  *config
-	shares  bool        // the cluster has share groups
-	classic bool        // the jobs come from consumer groups all the same
-	client  *kgo.Client // for all but the long waits of the lines
-	keeper  *lease.Keeper[*delivery]
-	ctx     context.Context // ends with Close
-	stop    context.CancelCauseFunc
-	once    sync.Once
-	tasks   sync.WaitGroup // all goroutines
+	config *config
+	client *kgo.Client // for all but the long waits of the lines
+	keeper *lease.Keeper[*delivery]
+	ctx    context.Context // ends with Close
+	stop   context.CancelCauseFunc
+	once   sync.Once
+	tasks  sync.WaitGroup // all goroutines
 
 	mu      sync.Mutex
 	sources map[string]source // guarded by mu: by queue
@@ -146,7 +144,7 @@ func (b *broker) MigrateExpiredJobs(string) { b.startMover() }
 
 // Guarantees is that of a [linda.Guarantor].
 func (b *broker) Guarantees() linda.Guarantees {
-	if b.config.classic {
+	if b.config != nil && b.config.classic {
 		return classicGuarantees
 	}
 	return linda.Guarantees{

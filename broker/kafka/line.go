@@ -269,13 +269,6 @@ func (l *line) bury(f *life) {
 	})
 }
 
-// ended reports whether the server gives the records of this life to others.
-func (f *life) ended() bool {
-	f.line.mu.Lock()
-	defer f.line.mu.Unlock()
-	return f.over
-}
-
 // wakeAll needs line.mu.
 func (f *life) wakeAll() {
 	for _, s := range f.sessions {

@@ -20,6 +20,7 @@ type membership struct {
 	topic string
 	group string
 	wake  chan struct{} // told that somebody waits
+	idle  time.Duration // how long nobody may ask for jobs before the partitions are left to others
 
 	mu       sync.Mutex
 	users    map[*broker]bool // guarded by mu, as all below
@@ -77,10 +78,6 @@ func (m *membership) nobodyWaits() bool {
 	defer m.mu.Unlock()
 	return m.waiting == 0
 }
-
-// idleAfter is how long nobody may ask for jobs before the partitions are left
-// to others.
-const idleAfter = 30 * time.Second
 
 var errIdle = errors.New("no job is asked for")
 

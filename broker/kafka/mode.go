@@ -69,6 +69,7 @@ var classicGuarantees = linda.Guarantees{
 		"when a partition goes to another process, its jobs that do not end within five seconds are lost to their workers and run again",
 		"a job that is held keeps its partition from handing out jobs from the option window on behind it, 2,000 by default",
 		"a job that is released, delayed or buried is written again before its old record is done: if the process dies in between, it is there twice",
+		"the server forgets a group without members after offsets.retention.minutes, a week by default: then all records run again that are still there",
 		"ready and reserved jobs are one number, the lag of the consumer group; delayed jobs of all queues are in the topics _linda.delay.*",
 		"topics that linda creates keep their records, those of done jobs too, until an operator deletes them or sets a retention; a job that waits longer than its topic's retention is lost",
 	},

@@ -163,3 +163,10 @@ func (p *partition) left(d *delivery) (left time.Duration, late bool) {
 	}
 	return m.b.config.lock, time.Since(p.proof) > m.b.config.lock/3
 }
+
+// lost is that of an [origin].
+func (p *partition) lost(d *delivery) bool {
+	p.t.m.mu.Lock()
+	defer p.t.m.mu.Unlock()
+	return d.over && !d.done
+}

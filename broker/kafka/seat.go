@@ -29,7 +29,7 @@ func (b *broker) newSeat(topic string) *seat {
 	m := memberships.byName[name]
 	if m == nil {
 		m = &membership{b: open(), name: name, topic: topic, group: b.classicGroup(topic),
-			wake: make(chan struct{}, 1), changed: make(chan struct{}), users: make(map[*broker]bool)}
+			wake: make(chan struct{}, 1), idle: 30 * time.Second, changed: make(chan struct{}), users: make(map[*broker]bool)}
 		m.b.config = b.config
 		memberships.byName[name] = m
 		m.b.run(m.run)

@@ -55,6 +55,7 @@ type delivery struct {
 
 	until time.Time // guarded by line.mu: the server's lock has not ended before
 	over  bool      // guarded by line.mu, or membership.mu: it is settled or lost
+	done  bool      // guarded likewise: it is over, since the server has taken that it is accepted
 	taker *broker   // guarded by membership.mu: who got it, of a membership
 }
 
@@ -247,7 +248,7 @@ func (s *session) settled(x *exchange, results map[int32]error, lock time.Durati
 		case err == nil && v.kind == renewed:
 			d.until = x.sent.Add(lock)
 		default:
-			d.over = true
+			d.over, d.done = true, d.done || answered && err == nil && v.kind == accept
 			if s.life.held[d.place] == d {
 				delete(s.life.held, d.place)
 			}

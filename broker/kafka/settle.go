@@ -77,6 +77,13 @@ func (s *session) left(d *delivery) (left time.Duration, late bool) {
 	return left, left < l.b.config.lock/3
 }
 
+// lost is that of an [origin].
+func (s *session) lost(d *delivery) bool {
+	s.life.line.mu.Lock()
+	defer s.life.line.mu.Unlock()
+	return d.over && !d.done
+}
+
 // renewLate makes sure of the reservations that may end while the job is
 // written, so that a worker that has lost its job does not make another of it.
 func (b *broker) renewLate(ctx context.Context, endings []*ending) {
@@ -135,8 +142,10 @@ func (e *ending) finish(b *broker) error {
 	if e.err == nil || errors.Is(e.err, linda.ErrNotReserved) {
 		b.keeper.Drop(e.delivery)
 	}
-	if e.err != nil && e.delivery.session.life.ended() {
-		e.receipt.Extend(time.Now()) // see bury
+	if e.err != nil && e.delivery.origin.lost(e.delivery) {
+		// The reservation has ended, so that an earlier try with an unknown outcome
+		// need not have settled the job.
+		e.receipt.Extend(time.Now())
 	}
 	return e.receipt.End(e.err)
 }

@@ -25,6 +25,8 @@ type origin interface {
 	// less where that may have ended, and whether to make sure of it by a verdict
 	// of the kind renewed before more is done.
 	left(d *delivery) (left time.Duration, late bool)
+	// lost reports whether a delivery is over though it was not accepted.
+	lost(d *delivery) bool
 }
 
 // source returns the source of a queue, which it opens at the first call.

@@ -9,11 +9,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// fromTheStart makes a group that is new to a topic begin with its first
-// record, or with the first that was not done in classic mode. The group's
-// setting that says so reaches the servers a moment after it is written, and a
-// group that is joined before begins at the end: it would never see the jobs
-// that were pushed until then.
+// fromTheStart makes a group that is new to a topic begin with its first record,
+// or with the first that was not done in classic mode. The group's setting that
+// says so reaches the servers a moment after it is written, and a group that is
+// joined before begins at the end: it would never see the jobs that were pushed
+// until then.
 func (b *broker) fromTheStart(ctx context.Context, group string, t *topic) error {
 	starts, err := b.shareStarts(ctx, group, t)
 	if err != nil {

@@ -79,9 +79,9 @@ func (t *tenure) run(ctx context.Context) {
 
 // awaitIdle returns when nobody has asked for jobs for long.
 func (t *tenure) awaitIdle(ctx context.Context) error {
-	for sleep(ctx, idleAfter/10) == nil {
+	for sleep(ctx, t.m.idle/10) == nil {
 		t.m.mu.Lock()
-		idle := t.m.waiting == 0 && time.Since(t.m.asked) > idleAfter
+		idle := t.m.waiting == 0 && time.Since(t.m.asked) > t.m.idle
 		for _, p := range t.parts {
 			idle = idle && len(p.out) == 0
 		}
@@ -309,8 +309,12 @@ func (m *membership) loseEnded() {
 		users = append(users, b)
 	}
 	m.mu.Unlock()
+	now := time.Now()
 	for _, b := range users {
 		b.keeper.Lose(func(d *delivery) bool {
+			if d.origin.lost(d) {
+				d.receipt.Extend(now) // an earlier try to settle it need not have succeeded
+			}
 			left, _ := d.origin.left(d)
 			return left <= 0
 		})

@@ -123,3 +123,55 @@ func putOut(t *testing.T, client *kgo.Client, group string) {
 	require.Zero(t, left.ErrorCode)
 	require.Zero(t, left.Members[0].ErrorCode)
 }
+
+// A record whose job is written anew must not be forgotten, nor its job doubled,
+// when the call that found it ends meanwhile.
+func TestAFetchThatEndsEarlyNeitherLosesNorDoublesAJobThatComesAgain(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.Kafka)
+	warmUp(t, server.URL)
+	for _, mode := range []string{"classic", "share"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			b := open(t, server.URL+"&mode="+mode)
+			defer b.Close()
+			queue, want := mode, make(map[string]bool)
+			for i := range 50 {
+				class := fmt.Sprint("job-", i)
+				want[class] = true
+				require.NoError(t, b.Push(newJob(class), queue))
+			}
+			came := make(map[string]int)
+			fetch := func(limit, lease time.Duration) (jobs []*linda.Job) {
+				ctx, cancel := context.WithTimeout(t.Context(), limit)
+				defer cancel()
+				jobs, _ = b.(linda.Fetcher).Fetch(ctx, queue, 5, lease)
+				return jobs
+			}
+			for held := 0; held < 50; {
+				held += len(fetch(10*time.Second, 500*time.Millisecond))
+			}
+			for begun := time.Now(); time.Since(begun) < 3*time.Second; {
+				for _, job := range fetch(3*time.Millisecond, time.Minute) {
+					came[job.Payload.Class]++
+					require.NoError(t, b.Delete(queue, job))
+				}
+			}
+			for class := range came {
+				delete(want, class)
+			}
+			for class, times := range drain(t, b, queue, want, 60*time.Second) {
+				came[class] += times
+			}
+			for range 3 {
+				for _, job := range fetch(300*time.Millisecond, time.Minute) {
+					came[job.Payload.Class]++
+				}
+			}
+			for class, times := range came {
+				require.Equal(t, 1, times, class)
+			}
+			require.Len(t, came, 50)
+		})
+	}
+}

@@ -49,8 +49,8 @@ func runJobs(url string) error {
 	return d.Run(context.Background())
 }
 
-// holdJobs reserves ten jobs, waits for a line, and then deletes, releases,
-// buries and delays them by turns.
+// holdJobs reserves ten jobs, waits for a line, and then releases, buries, delays
+// and deletes them by turns.
 func holdJobs(url string) error {
 	b, err := linda.NewBroker(url)
 	if err != nil {
@@ -71,11 +71,11 @@ func holdJobs(url string) error {
 	for i, job := range jobs {
 		s := linda.Settlement{Job: job}
 		switch i % 4 {
-		case 1:
+		case 0:
 			s.Op = linda.OpRelease
-		case 2:
+		case 1:
 			s.Op, s.Reason = linda.OpBury, "stopped"
-		case 3:
+		case 2:
 			s.Op, s.Delay = linda.OpRelease, time.Second
 		}
 		fmt.Println("settled", linda.EachError(b.(linda.Settler).Settle(context.Background(), "q", []linda.Settlement{s}), 1)[0])
@@ -213,9 +213,9 @@ func TestWhoWasStoppedForLongerThanItsSessionSettlesNothing(t *testing.T) {
 	for class, times := range drain(t, b, "q", want, 30*time.Second) {
 		assert.Equal(t, 1, times, class)
 	}
-	require.NoError(t, w.Process.Signal(syscall.SIGCONT))
-	_, err := io.WriteString(w.in, "go\n")
+	_, err := io.WriteString(w.in, "go\n") // so that it settles before it hears anything of the group
 	require.NoError(t, err)
+	require.NoError(t, w.Process.Signal(syscall.SIGCONT))
 	settled := 0
 	for _, line := range w.until(t, "it to settle", 30*time.Second, func(line string) bool { return line == "end" }) {
 		if answer, ok := strings.CutPrefix(line, "settled "); ok {
