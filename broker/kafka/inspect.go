@@ -154,19 +154,7 @@ func (b *broker) Kick(ctx context.Context, queue string, max int) (int, error) {
 
 // cut deletes the records of a topic of dead jobs before an offset.
 func (b *broker) cut(ctx context.Context, topic string, before int64) error {
-	request := kmsg.NewPtrDeleteRecordsRequest()
-	request.TimeoutMillis = int32(callLimit / time.Millisecond)
-	t := kmsg.NewDeleteRecordsRequestTopic()
-	t.Topic = topic
-	p := kmsg.NewDeleteRecordsRequestTopicPartition()
-	p.Offset = before
-	t.Partitions = append(t.Partitions, p)
-	request.Topics = append(request.Topics, t)
-	answer, err := request.RequestWith(ctx, b.client)
-	if err != nil {
-		return err
-	}
-	return kerr.ErrorForCode(answer.Topics[0].Partitions[0].ErrorCode)
+	return b.cutAll(ctx, topic, map[int32]int64{0: before})
 }
 
 // Purge is that of a [linda.Inspector], for DEAD, and for READY by way of

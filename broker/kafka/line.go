@@ -199,6 +199,7 @@ func (l *line) live() error {
 	l.begin(f)
 	var tasks sync.WaitGroup
 	tasks.Go(func() { end(member.stay(ctx)) })
+	tasks.Go(func() { l.trim(ctx, f.topic) })
 	for _, s := range f.sessions {
 		tasks.Go(func() { end(s.run(ctx)) })
 	}

@@ -129,6 +129,7 @@ func (m *mover) serve() error {
 	defer m.writer.Close()
 	defer m.reader.Close()
 	tasks.Go(func() { m.read(ctx) })
+	tasks.Go(func() { m.trimTiers(ctx) })
 	return m.move(ctx)
 }
 

@@ -146,10 +146,7 @@ func (b *broker) create(ctx context.Context, partitions int32, names []string) e
 	for _, name := range names {
 		t := kmsg.NewCreateTopicsRequestTopic()
 		t.Topic, t.NumPartitions, t.ReplicationFactor = name, partitions, b.config.replication
-		for key, value := range map[string]string{
-			"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete",
-			"max.message.bytes": fmt.Sprint(bodyMax + 1<<16),
-		} {
+		for key, value := range topicSettings() {
 			t.Configs = append(t.Configs, kmsg.CreateTopicsRequestTopicConfig{Name: key, Value: &value})
 		}
 		request.Topics = append(request.Topics, t)

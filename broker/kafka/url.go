@@ -29,6 +29,8 @@ type config struct {
 	replication int16
 	create      bool
 	lock        time.Duration // of a record that is reserved, renewed at a third of it
+	trim        string        // trimOff, trimCreated or trimAll
+	trimEvery   time.Duration
 	mechanism   sasl.Mechanism
 	tls         *tls.Config
 }
@@ -40,6 +42,7 @@ type config struct {
 // where kafka+tls is for TLS. An error shows nothing of it that may be secret.
 func readURL(url *neturl.URL) (*config, error) {
 	c := &config{url: url.String(), group: "linda", partitions: 12, replication: -1, create: true, lock: 30 * time.Second}
+	c.trim, c.trimEvery = trimCreated, time.Minute
 	if url.Opaque != "" || url.Fragment != "" || url.Path != "" && url.Path != "/" {
 		return nil, badURL("it has not the form of one")
 	}
@@ -60,6 +63,8 @@ func readURL(url *neturl.URL) (*config, error) {
 		"create":      func(s string) (err error) { c.create, err = strconv.ParseBool(s); return err },
 		"lock":        func(s string) error { return duration(s, &c.lock) },
 		"mode":        text(&mode, func(s string) bool { return s == "auto" || s == "share" }),
+		"trim":        text(&c.trim, func(s string) bool { return s == trimOff || s == trimCreated || s == trimAll }),
+		"trim_every":  func(s string) error { return duration(s, &c.trimEvery) },
 		"sasl":        text(&method, func(string) bool { return true }),
 		"ca":          text(&ca, func(string) bool { return true }),
 	})
@@ -136,8 +141,8 @@ func number[T int16 | int32](s string, to *T, least, most T) error {
 	return nil
 }
 
-// duration reads the time of a lock, which the server takes from 1 s to 1 h
-// at the most, and usually from 15 s to 60 s.
+// duration reads a time from 1 s to 1 h: the most that the server takes for a
+// lock, of which it usually takes 15 s to 60 s.
 func duration(s string, to *time.Duration) error {
 	d, err := time.ParseDuration(s)
 	if err != nil || d < time.Second || d > time.Hour {
