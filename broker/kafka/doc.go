@@ -12,7 +12,8 @@
 // linda.<topic>.
 //
 //	push          produce to <queue>, acks=all, idempotent
-//	later         produce to a tier of _linda.delay.*; at its time, in a transaction, to the next or to <queue>
+//	later         produce to a tier of _linda.delay.*; at its time, in a transaction, to the next or to <queue>,
+//	              by one of the processes that fetch jobs
 //	reserve       acquire; the lock is renewed at a third of its time for as long as the reservation lasts
 //	delete        accept
 //	release       produce to <queue> or to a tier, then accept
@@ -34,6 +35,8 @@
 //	create=true        create topics that are not there
 //	lock=30s           the lock of a record, within the server's bounds (15 s to 60 s by default)
 //	mode=auto          or share; there is no other mode yet
+//	trim=created       delete the records of done jobs from topics that linda created; or all, or off
+//	trim_every=1m      how often; 1s to 1h
 //	sasl=plain         or scram-sha-256, scram-sha-512
 //	ca=file            certificates to trust, for kafka+tls
 //
@@ -46,7 +49,8 @@
 // be. The clocks of the processes should agree: a delay is measured by that of
 // who pushes and that of who moves.
 //
-// Topics that are created keep all records, those of done jobs too: delete what
-// lies before the start of the share group with kafka-delete-records.sh, or set
-// a retention that is longer than any job waits.
+// Topics that are created keep their records until the jobs are done: then they
+// are deleted up to where all of linda's share groups are that have the topic.
+// Topics of others keep what their retention says, which has to be longer than
+// any job waits.
 package kafka
