@@ -267,6 +267,16 @@ func TestNSQRunsWhatIsPushedAtOnceAndLater(t *testing.T) {
 	}
 }
 
+func TestKafkaRunsWhatIsPushedAtOnceAndLater(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.Kafka)
+	p := start(t, nil, "kafka", "-connection", server.URL)
+	p.await("shipped order")
+	p.await("shipped order")
+	p.await("shipped order 3 of ada")
+	require.Zero(t, p.exit(), "exit code")
+}
+
 func client(t *testing.T, connection string) *redis.Client {
 	options, err := redis.ParseURL(connection)
 	require.NoError(t, err)

@@ -14,7 +14,8 @@
 // linda.<topic>, or one consumer group, named linda.classic:<topic>.
 //
 //	push          produce to <queue>, acks=all, idempotent
-//	later         produce to a tier of _linda.delay.*; at its time, in a transaction, to the next or to <queue>
+//	later         produce to a tier of _linda.delay.*; at its time, in a transaction, to the next or to <queue>,
+//	              by one of the processes that fetch jobs
 //	reserve       acquire; the lock is renewed at a third of its time for as long as the reservation lasts
 //	delete        accept
 //	release       produce to <queue> or to a tier, then accept
@@ -38,6 +39,9 @@
 //	lock=30s           the lock of a record, within the server's bounds (15 s to 60 s by default);
 //	                   in classic mode the session of a process, after which its jobs are others' if it dies
 //	window=2000        how far a partition goes on behind a job that is held, in classic mode
+//	trim=created       delete the records of done jobs from topics that linda created; or all, or off;
+//	                   not in classic mode
+//	trim_every=1m      how often; 1s to 1h
 //	sasl=plain         or scram-sha-256, scram-sha-512
 //	ca=file            certificates to trust, for kafka+tls
 //
@@ -91,7 +95,9 @@
 // be. The clocks of the processes should agree: a delay is measured by that of
 // who pushes and that of who moves.
 //
-// Topics that are created keep all records, those of done jobs too: delete what
-// lies before the start of the group with kafka-delete-records.sh, or set
-// a retention that is longer than any job waits.
+// Topics that are created keep their records until the jobs are done: then they
+// are deleted up to where all of linda's share groups are that have the topic.
+// In classic mode nothing is deleted: do so up to the start of the group, with
+// kafka-delete-records.sh. Topics of others keep what their retention says, which
+// has to be longer than any job waits.
 package kafka

@@ -134,7 +134,7 @@ func TestAWorkerThatGoesAwayLosesNoDelayedJobAndDoublesNone(t *testing.T) {
 
 func TestURLErrorsNameTheOptionAndNoSecret(t *testing.T) {
 	t.Parallel()
-	for _, query := range []string{"colour=red", "partitions=0", "partitions=x", "lock=1ms", "mode=fast", "window=0", "window=16001", "group=-", "lock=30s&lock=40s"} {
+	for _, query := range []string{"colour=red", "partitions=0", "partitions=x", "lock=1ms", "mode=fast", "window=0", "window=16001", "group=-", "lock=30s&lock=40s", "trim=some", "trim_every=1ms"} {
 		_, err := linda.NewBroker("kafka://user:secret@127.0.0.1:1/?" + query)
 		require.ErrorIs(t, err, linda.ErrBadURL, query)
 		assert.NotContains(t, err.Error(), "secret")

@@ -157,7 +157,8 @@ func (b *broker) Guarantees() linda.Guarantees {
 			"a job that is released, delayed or buried is written again before its old record is accepted: if the process dies in between, it is there twice",
 			"a job that is held keeps its partition from handing out more than share.partition.max.record.locks records behind it, 2,000 by default",
 			"ready and reserved jobs are one number, the lag of the share group; delayed jobs of all queues are in the topics _linda.delay.*",
-			"topics that linda creates keep their records, those of done jobs too, until an operator deletes them or sets a retention; a job that waits longer than its topic's retention is lost",
+			"a reservation that is open when the server is killed is not counted",
+			"the records of done jobs are deleted from the topics that linda has created, so other programs cannot read those again; from topics of others only with trim=all. A job that waits longer than its topic's retention is lost",
 		},
 	}
 }

@@ -95,6 +95,16 @@ func TestNSQKeepsItsPromisesInShortChaos(t *testing.T) {
 	t.Log(out.String())
 }
 
+// Its server is neither killed nor stopped: to start it again takes seconds.
+func TestKafkaKeepsItsPromisesInShortChaos(t *testing.T) {
+	brokerd.Run(t, brokerd.Kafka) // skips where there is none
+	var out bytes.Buffer
+	status := command(t.Context(), strings.Fields("-broker kafka -for 12s -gap 400ms -rate 500 -workers 3 -off 4,5 -seed 0x5eed"), &out)
+	require.Zero(t, status, out.String())
+	assert.Contains(t, out.String(), "fault: worker killed")
+	t.Log(out.String())
+}
+
 // A Redis that keeps nothing on its disk loses what it acknowledged, when it is
 // killed: the harness has to see that, and that the end of a worker has nothing
 // to do with it.

@@ -145,6 +145,14 @@ var stories = map[string]struct {
 		settle(1, 1, 4, EndBury).present(1, InDead), rules: Rules{Inexact: true, Bound: true}},
 	"I1 loose: lost is lost": {tale: tell().push(1, 0).fault(KillServer, 0, time.Second), rules: Rules{Loose: true}, breaks: []Rule{I1}},
 
+	"I3 anew: its worker died before it could tell, and both copies ran": {
+		tale: tell().push(1, 0).fetch(1, 1, 1).start(1, 1, 1).kill(1).run(2, 1, 2).run(2, 1, 2), rules: Rules{Anew: true}},
+	"I3 anew: the server was killed after it was deleted": {
+		tale:  tell().push(1, 0).run(1, 1, 1).fault(KillServer, 0, time.Second).fetch(2, 1, 2),
+		rules: Rules{Anew: true}, breaks: []Rule{I3}},
+	"I3 anew: its worker was killed after it was deleted": {
+		tale: tell().push(1, 0).run(1, 1, 1).kill(1).fetch(2, 1, 2), rules: Rules{Anew: true}, breaks: []Rule{I3}},
+
 	"I2 what nobody pushed runs":     {tale: tell().run(1, 1, 1), breaks: []Rule{I2}},
 	"I2 a refused push runs":         {tale: tell().add(Event{Kind: PushCalled, Job: 1}, Event{Kind: PushRefused, Job: 1}).run(1, 1, 1), breaks: []Rule{I2}},
 	"I2 it was refused after it ran": {tale: tell().add(Event{Kind: PushCalled, Job: 1}).run(1, 1, 1).add(Event{Kind: PushRefused, Job: 1}), breaks: []Rule{I2}},

@@ -216,3 +216,26 @@ func TestServerThatIsDownEndsTheConnection(t *testing.T) {
 	var timeout net.Error
 	assert.False(t, errors.As(err, &timeout) && timeout.Timeout())
 }
+
+func TestAProxyIsToldItsServerAfterItsClients(t *testing.T) {
+	s := newEcho(t)
+	p, err := Start("", nil)
+	require.NoError(t, err)
+	defer p.Close()
+	early, err := net.Dial("tcp", p.Addr)
+	if err == nil { // the reset may come first
+		defer early.Close()
+		_, err = early.Read(make([]byte, 1))
+	}
+	require.Error(t, err, "there is no server yet")
+	p.Forward(s.addr)
+	c, err := net.Dial("tcp", p.Addr)
+	require.NoError(t, err)
+	defer c.Close()
+	_, err = c.Write([]byte("green"))
+	require.NoError(t, err)
+	back := make([]byte, 5)
+	_, err = io.ReadFull(c, back)
+	require.NoError(t, err)
+	require.Equal(t, "green", string(back))
+}
