@@ -84,7 +84,7 @@ func (k *keeper) run(ctx context.Context) {
 		}
 		held := k.list()
 		k.expire(held, time.Now().Add(every)) // the next look would be too late
-		if k.toucher == nil {
+		if k.toucher == nil || len(held) == 0 && !k.outage.has(touching) {
 			continue
 		}
 		select {

@@ -89,6 +89,31 @@ func TestEveryLinkLeadsToAFile(t *testing.T) {
 	}
 }
 
+func TestTheTwentyFailuresHaveTheTestsThatAreNamed(t *testing.T) {
+	t.Parallel()
+	cases, err := filepath.Glob("../brokertest/cases_*.go")
+	require.NoError(t, err)
+	suite := ""
+	for _, file := range cases {
+		suite += read(t, file)
+	}
+	rows := regexp.MustCompile(`(?m)^\| F(\d+) \| (.+) \| (.+) \|$`).FindAllStringSubmatch(read(t, "reliability.md"), -1)
+	require.Len(t, rows, 20)
+	for i, row := range rows {
+		require.Equal(t, strconv.Itoa(i+1), row[1])
+		tests := regexp.MustCompile("`([^`]+):([^`:]+)`").FindAllStringSubmatch(row[3], -1)
+		require.NotEmpty(t, tests, row[0])
+		require.Len(t, tests, strings.Count(row[3], "`")/2, "%s: each is file:TestName or brokertest:case", row[3])
+		for _, test := range tests {
+			if test[1] == "brokertest" {
+				require.Contains(t, suite, `{name: "`+test[2]+`"`, "F%d", i+1)
+			} else {
+				require.Contains(t, read(t, "../"+test[1]), "\nfunc "+test[2]+"(t *testing.T) {", "F%d", i+1)
+			}
+		}
+	}
+}
+
 var code = regexp.MustCompile("(?s)```.*?```|`[^`]*`")
 
 func read(t *testing.T, file string) string {

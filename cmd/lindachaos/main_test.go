@@ -69,6 +69,16 @@ func TestARunEndsWhenItsGoalIsReached(t *testing.T) {
 	assert.GreaterOrEqual(t, numbers[4], 2)
 }
 
+func TestTheDocumentHasTheColumnsOfARow(t *testing.T) {
+	text, err := os.ReadFile("../../docs/reliability.md")
+	require.NoError(t, err)
+	var out bytes.Buffer
+	markdown(&out, config{}, new(chaos.Report))
+	head, _, _ := strings.Cut(out.String(), "\n")
+	assert.Contains(t, string(text), head+"\n")
+	assert.Len(t, markdownRow(config{}, new(chaos.Report)), len(markdownHead))
+}
+
 // A run that does not come to what it is to reach proves nothing.
 func TestARunThatMissesItsGoalFails(t *testing.T) {
 	var out bytes.Buffer

@@ -25,19 +25,21 @@ import (
 // the end and counted. A broker is added by a line.
 var counted = []countedTarget{
 	{name: "beanstalkd", kind: brokerd.Beanstalkd, stride: 13},
-	{name: "rabbitmq", kind: brokerd.RabbitMQ, options: "?queue_type=classic", stride: 499, loose: true, again: true},
-	{name: "kafka", kind: brokerd.Kafka, options: "&lock=2s", stride: 1009, tells: true},
+	{name: "rabbitmq", kind: brokerd.RabbitMQ, options: "?queue_type=classic", stride: 701, loose: true, again: true},
+	{name: "kafka", kind: brokerd.Kafka, options: "&lock=2s", stride: 1009, tells: true,
+		brief: []string{"push", "delete", "retry"}}, // each cut takes a second: the client joins its group again
 }
 
 // countedTarget is a broker, and what a cut may do to its jobs.
 type countedTarget struct {
 	name    string
 	kind    brokerd.Kind
-	options string // of the URL
-	stride  int    // how many bytes apart the cuts of a short run are
-	loose   bool   // it does not confirm settlements: one that was answered may be undone
-	again   bool   // it sends a push again whose outcome it does not know
-	tells   bool   // it tells its clients its address: see brokerd.Advertise
+	options string   // of the URL
+	stride  int      // how many bytes apart the cuts of a short run are
+	loose   bool     // it does not confirm settlements: one that was answered may be undone
+	again   bool     // it sends a push again whose outcome it does not know
+	brief   []string // the operations of a short run; nil: all
+	tells   bool     // it tells its clients its address: see brokerd.Advertise
 }
 
 // longest is more than any operation sends or gets, also where it declares on the
@@ -123,12 +125,14 @@ func TestCutAfterEveryByteLeavesACopyOfEachJob(t *testing.T) {
 			t.Parallel()
 			s := newCountedSweep(t, target)
 			for i, op := range countedOps {
-				for _, dir := range []proxy.Direction{proxy.Up, proxy.Down} {
-					s.sweep(t, op, dir, i%s.stride)
+				if s.stride == target.stride && target.brief != nil && !slices.Contains(target.brief, op.name) {
+					continue
 				}
-				if t.Failed() {
-					return
-				}
+				t.Run(op.name, func(t *testing.T) {
+					for _, dir := range []proxy.Direction{proxy.Up, proxy.Down} {
+						s.sweep(t, op, dir, i%s.stride)
+					}
+				})
 			}
 			t.Logf("%d cuts: done %d, not done %d, unknown %d", s.cuts, s.done, s.undone, s.unknown)
 		})

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -21,17 +20,17 @@ const (
 	limit = time.Minute
 	// patience is how long one run of tests may take. Tests that hang until then
 	// have noticed; without a mutant they take a fraction of it.
-	patience = 45 * time.Second
+	patience = 55 * time.Second
 )
 
 // lab is a copy of the module, in which the mutants are tried. The copy itself
 // stays as it is: a mutant is an overlay, so that the compiler's cache serves all
 // of them and any number can be tried at once.
 type lab struct {
-	dir      string // of everything
-	module   string // of the copy
-	mu       sync.Mutex
-	controls map[string]string // guarded by mu: test programs without a mutant, by package
+	dir      string            // of everything
+	module   string            // of the copy
+	controls map[string]string // test programs without a mutant, by package
+	unfit    map[tests]error   // tests that fail without a mutant
 }
 
 func newLab(from string) (*lab, error) {
@@ -39,7 +38,7 @@ func newLab(from string) (*lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &lab{dir: dir, module: filepath.Join(dir, "linda"), controls: make(map[string]string)}
+	l := &lab{dir: dir, module: filepath.Join(dir, "linda"), controls: make(map[string]string), unfit: make(map[tests]error)}
 	if err := copyModule(from, l.module); err != nil {
 		l.close()
 		return nil, err
@@ -71,8 +70,8 @@ func copyModule(from, to string) error {
 	})
 }
 
-// control runs all the tests that are to catch the mutants without one: a test
-// that fails anyway would catch everything.
+// control runs all the tests that are to catch the mutants without one, and notes
+// those that fail: they would catch anything.
 func (l *lab) control(ctx context.Context, parallel int, todo []mutant) error {
 	var runs []tests
 	for _, m := range todo {
@@ -94,7 +93,7 @@ func (l *lab) control(ctx context.Context, parallel int, todo []mutant) error {
 		}
 		l.controls[t.pkg] = program
 	}
-	return errors.Join(each(parallel, runs, func(t tests) error {
+	for i, err := range each(parallel, runs, func(t tests) error {
 		began := time.Now()
 		failed, err := l.run(ctx, l.controls[t.pkg], t)
 		fmt.Printf("%-36s %s %.1fs\n", "no mutant", t, time.Since(began).Seconds())
@@ -102,7 +101,10 @@ func (l *lab) control(ctx context.Context, parallel int, todo []mutant) error {
 			err = fmt.Errorf("%s fails without a mutant: %s", t, failed)
 		}
 		return err
-	})...)
+	}) {
+		l.unfit[runs[i]] = err
+	}
+	return ctx.Err()
 }
 
 // outcome is what became of a mutant.
@@ -140,6 +142,9 @@ func (l *lab) try(ctx context.Context, m mutant) result {
 	programs := make(map[string]string)
 	r.outcome = survived
 	for _, t := range m.tests() {
+		if err := l.unfit[t]; err != nil {
+			return r.failed(untried, err)
+		}
 		if programs[t.pkg] == "" {
 			programs[t.pkg] = filepath.Join(dir, fmt.Sprintf("test%d", len(programs)))
 			if err := l.build(ctx, t.pkg, programs[t.pkg], overlay); err != nil {
@@ -223,25 +228,26 @@ func (l *lab) run(ctx context.Context, program string, t tests) (failed string, 
 	return "", err
 }
 
-// firstFailure names the test that failed first, or how the tests ended.
+// firstFailure names the test that failed first, down to its case, or how the
+// tests ended.
 func firstFailure(out []byte) string {
-	name := ""
+	name, how := "", "exit"
 	for line := range bytes.Lines(out) {
 		if _, rest, ok := strings.Cut(string(line), "--- FAIL: "); ok {
-			name, _, _ = strings.Cut(rest, " ")
-			if strings.Contains(name, "/") { // the case itself
-				return name
+			test, _, _ := strings.Cut(rest, " ")
+			if name == "" || strings.HasPrefix(test, name+"/") {
+				name = test
 			}
 		}
-		if name == "" && bytes.HasPrefix(line, []byte("panic: ")) {
-			name = "panic"
+		if how == "exit" && bytes.HasPrefix(line, []byte("panic: ")) {
+			how = "panic"
 			if bytes.Contains(line, []byte("test timed out")) {
-				name = "time-out"
+				how = "time-out"
 			}
 		}
 	}
 	if name == "" {
-		name = "exit"
+		return how
 	}
 	return name
 }

@@ -3,7 +3,7 @@
 // docs/mutants.md.
 //
 //	go run ./internal/mutants            all of them, two at a time
-//	go run ./internal/mutants NAME ...   some, and nothing is written
+//	go run ./internal/mutants NAME ...   some, whose rows are renewed
 package main
 
 import (
@@ -14,7 +14,6 @@ import (
 	"os/signal"
 	"slices"
 	"sync"
-	"time"
 )
 
 func main() {
@@ -39,7 +38,6 @@ func run(ctx context.Context, parallel int, list string, names []string) error {
 		return err
 	}
 	defer l.close()
-	began := time.Now()
 	if err := l.control(ctx, parallel, todo); err != nil {
 		return err
 	}
@@ -51,16 +49,21 @@ func run(ctx context.Context, parallel int, list string, names []string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	s := summarize(results)
-	s.took = time.Since(began)
-	fmt.Println(s)
-	if len(names) == 0 {
-		if err := os.WriteFile(list, document(results, s), 0o644); err != nil {
-			return err
+	rows := readRows(list)
+	bad := 0
+	for _, r := range results {
+		if r.outcome != caught && r.why == "" {
+			bad++
+		}
+		if r.outcome == caught || r.outcome == survived || rows[r.name].name == "" {
+			rows[r.name] = r.row()
 		}
 	}
-	if s.broken > 0 {
-		return fmt.Errorf("%d could not be tried", s.broken)
+	if err := os.WriteFile(list, document(rows), 0o644); err != nil {
+		return err
+	}
+	if bad > 0 {
+		return fmt.Errorf("%d were not caught", bad)
 	}
 	return nil
 }

@@ -48,10 +48,11 @@ func TestEveryMutantHasANameAndTestsOfItsOwn(t *testing.T) {
 
 func TestFirstFailureIsTheCaseItself(t *testing.T) {
 	for out, want := range map[string]string{
-		"--- FAIL: TestA (0.1s)\n    --- FAIL: TestA/b (0.1s)\n": "TestA/b",
-		"x\n--- FAIL: TestA (0.1s)\n--- FAIL: TestB (0.1s)\n":    "TestB",
-		"panic: test timed out after 1m\n":                       "time-out",
-		"a goroutine was left behind\n":                          "exit",
+		"--- FAIL: TestA (0.1s)\n    --- FAIL: TestA/b (0.1s)\n":                                                                   "TestA/b",
+		"--- FAIL: TestA (0.1s)\n    --- FAIL: TestA/b (0.1s)\n        --- FAIL: TestA/b/c (0.1s)\n    --- FAIL: TestA/d (0.1s)\n": "TestA/b/c",
+		"x\n--- FAIL: TestA (0.1s)\n--- FAIL: TestB (0.1s)\n":                                                                      "TestA",
+		"panic: test timed out after 1m\n":                                                                                         "time-out",
+		"a goroutine was left behind\n":                                                                                            "exit",
 	} {
 		if got := firstFailure([]byte(out)); got != want {
 			t.Errorf("%q: got %q, want %q", out, got, want)
@@ -68,5 +69,27 @@ func TestAMutantThatNoLongerAppliesSaysWhere(t *testing.T) {
 	}
 	if got, err := m.apply("a x b"); err != nil || got != "a y b" {
 		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+func TestARowOfTheDocumentIsReadAsItWasWritten(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, "mutants.md")
+	rows := map[string]row{}
+	for i, o := range []outcome{caught, survived} {
+		r := result{mutant: mutants[i], outcome: o, test: "TestA/b"}.row()
+		rows[r.name] = r
+	}
+	if err := os.WriteFile(name, document(rows), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	again := readRows(name)
+	for name, r := range rows {
+		if again[name] != r {
+			t.Errorf("got %v, want %v", again[name], r)
+		}
+	}
+	if again[mutants[0].name].caught() != true || again[mutants[1].name].caught() != false || again[mutants[2].name].caught() != false {
+		t.Error("what was caught is told from the others")
 	}
 }

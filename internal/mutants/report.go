@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"os"
+	"regexp"
+	"strconv"
 	"strings"
-	"time"
 )
 
 func (r result) String() string {
@@ -18,36 +20,57 @@ func (r result) String() string {
 	return fmt.Sprintf("%s: %v", text, r.err)
 }
 
-// summary counts results.
-type summary struct {
-	all, caught, survived, broken int
-	slowest, took                 time.Duration
+// row is a mutant in the document.
+type row struct {
+	name, file, by string
+	seconds        float64
 }
 
-func summarize(results []result) (s summary) {
-	s.all = len(results)
-	for _, r := range results {
-		switch r.outcome {
-		case caught:
-			s.caught++
-			s.slowest = max(s.slowest, r.took)
-		case survived:
-			s.survived++
-		default:
-			s.broken++
-		}
+func (r row) String() string {
+	return fmt.Sprintf("| %s | `%s` | %s | %.1f |", r.name, r.file, r.by, r.seconds)
+}
+
+func (r row) caught() bool { return strings.HasPrefix(r.by, "`") }
+
+var rowForm = regexp.MustCompile("(?m)^\\| ([a-z0-9-]+) \\| `([^`]+)` \\| (.+) \\| ([0-9.]+) \\|$")
+
+// readRows reads the rows of an earlier document, none if there is none.
+func readRows(name string) map[string]row {
+	text, _ := os.ReadFile(name)
+	rows := make(map[string]row)
+	for _, m := range rowForm.FindAllStringSubmatch(string(text), -1) {
+		seconds, _ := strconv.ParseFloat(m[4], 64)
+		rows[m[1]] = row{m[1], m[2], m[3], seconds}
 	}
-	return s
+	return rows
 }
 
-func (s summary) String() string {
-	return fmt.Sprintf("%d of %d caught (%.1f %%), the slowest after %.0f s; %d survived, %d could not be tried; %.0f minutes in all",
-		s.caught, s.all, 100*float64(s.caught)/float64(s.all), s.slowest.Seconds(), s.survived, s.broken, s.took.Minutes())
+func (r result) row() row {
+	by := "**" + strings.ToLower(string(r.outcome)) + "**"
+	switch {
+	case r.outcome == caught:
+		by = "`" + r.test + "`"
+	case r.outcome == survived && r.why != "":
+		by += ": " + r.why
+	}
+	return row{r.name, r.file, by, r.took.Seconds()}
 }
 
-// document is docs/mutants.md.
-func document(results []result, s summary) []byte {
-	var b bytes.Buffer
+// document is docs/mutants.md: the rows of all mutants that have been tried.
+func document(rows map[string]row) []byte {
+	var b, table bytes.Buffer
+	caught, slowest := 0, 0.0
+	for _, m := range mutants {
+		r, tried := rows[m.name]
+		if !tried {
+			r = row{m.name, m.file, "**not tried yet**", 0}
+		}
+		if r.caught() {
+			caught++
+			slowest = max(slowest, r.seconds)
+		}
+		fmt.Fprintln(&table, r)
+	}
 	fmt.Fprintf(&b, `# Mutants
 
 Bugs that are put into linda on purpose, one at a time, to see that the tests
@@ -56,30 +79,16 @@ further ones in each part. This page is written by
 
     go run ./internal/mutants
 
-from the tables in `+"`internal/mutants`"+`. Each mutant goes into a copy of the
-module, and the tests that should notice run against it for at most a minute,
-without compiling; the same tests have passed without a mutant just before. A
-test holds the tables to the source, so they cannot rot: where a line that a
-mutant changes was rewritten, it says which.
+from the tables in `+"`internal/mutants`"+`; with the names of some mutants it renews
+their rows. Each mutant goes into a copy of the module, and the tests that should
+notice run against it for at most a minute, without compiling; the same tests have
+passed without a mutant just before. A test holds the tables to the source, so they
+cannot rot: where a line that a mutant changes was rewritten, it says which.
 
-%s.
+Caught: %d of %d (%.1f %%), the slowest after %.0f s.
 
 | mutant | file | caught by | seconds |
 |---|---|---|---|
-`, s)
-	for _, r := range results {
-		fmt.Fprintf(&b, "| %s | `%s` | %s | %.1f |\n", r.name, r.file, r.by(), r.took.Seconds())
-	}
-	return b.Bytes()
-}
-
-// by tells what caught a mutant, or why nothing did.
-func (r result) by() string {
-	switch r.outcome {
-	case caught:
-		return "`" + r.test + "`"
-	case survived:
-		return strings.TrimSuffix("**survived**: "+r.why, ": ")
-	}
-	return "**" + strings.ToLower(string(r.outcome)) + "**"
+`, caught, len(mutants), 100*float64(caught)/float64(len(mutants)), slowest)
+	return append(b.Bytes(), table.Bytes()...)
 }

@@ -1,4 +1,4 @@
-package linda_test
+package e2e
 
 import (
 	"crypto/rand"
