@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	gonsq "github.com/nsqio/go-nsq"
 	"github.com/stretchr/testify/require"
 
 	"github.com/amlun/linda"
@@ -80,6 +81,20 @@ func BenchmarkPush(b *testing.B) {
 		}
 		perSecond(b)
 	})
+	b.Run("go-nsq", func(b *testing.B) {
+		p, err := gonsq.NewProducer(server.Addr, gonsq.NewConfig())
+		require.NoError(b, err)
+		defer p.Stop()
+		p.SetLoggerLevel(gonsq.LogLevelMax)
+		all := make([][]byte, 0, benchBatch)
+		for _, body := range bodies(b) {
+			all = append(all, []byte(body))
+		}
+		for b.Loop() {
+			require.NoError(b, p.MultiPublish("go-nsq", all))
+		}
+		perSecond(b)
+	})
 	b.Run("linda", func(b *testing.B) {
 		broker := open(b, server.URL).(*broker)
 		defer broker.Close()
@@ -108,8 +123,8 @@ func BenchmarkPush(b *testing.B) {
 }
 
 // BenchmarkDrain fetches and deletes jobs: linda's broker, a Run of 50 workers,
-// and a connection that is driven by hand, with a RDY of the same number and a
-// FIN for each job.
+// 50 handlers of go-nsq, and a connection that is driven by hand, with a RDY of
+// the same number and a FIN for each job.
 func BenchmarkDrain(b *testing.B) {
 	server := brokerd.Run(b, brokerd.Nsqd)
 	fill := func(b *testing.B, topic string) {
@@ -122,6 +137,9 @@ func BenchmarkDrain(b *testing.B) {
 	}
 	for _, ready := range []int{benchWorkers, benchBatch} {
 		b.Run("bare-"+strconv.Itoa(ready), func(b *testing.B) { drainBare(b, server.Addr, ready, fill) })
+	}
+	for _, ready := range []int{benchWorkers, benchBatch} {
+		b.Run("go-nsq-"+strconv.Itoa(ready), func(b *testing.B) { drainClient(b, server.Addr, ready, fill) })
 	}
 	b.Run("linda", func(b *testing.B) {
 		broker := open(b, server.URL).(*broker)
@@ -188,6 +206,31 @@ func drainBare(b *testing.B, addr string, ready int, fill func(*testing.B, strin
 		k.say(b, out)
 	}
 	perSecond(b)
+}
+
+// drainClient has as many handlers of the usual client as there are workers.
+func drainClient(b *testing.B, addr string, ready int, fill func(*testing.B, string)) {
+	topic := "go-nsq-" + strconv.Itoa(ready)
+	config := gonsq.NewConfig()
+	config.MaxInFlight, config.MaxAttempts = ready, 0
+	c, err := gonsq.NewConsumer(topic, "linda", config)
+	require.NoError(b, err)
+	c.SetLoggerLevel(gonsq.LogLevelMax)
+	var left atomic.Int64
+	left.Store(int64(b.N * benchBatch))
+	done := make(chan struct{})
+	c.AddConcurrentHandlers(gonsq.HandlerFunc(func(*gonsq.Message) error {
+		if left.Add(-1) == 0 {
+			close(done)
+		}
+		return nil
+	}), benchWorkers)
+	fill(b, topic)
+	require.NoError(b, c.ConnectToNSQD(addr))
+	<-done
+	perSecond(b)
+	c.Stop()
+	<-c.StopChan
 }
 
 // BenchmarkPickUp tells how long after its push a job runs on an idle worker.
