@@ -14,10 +14,10 @@ import (
 const (
 	// ahead is how long before it is due a delayed message is asked for: the
 	// server looks for those that are due ten times a second. It waits here.
-	ahead = 150 * time.Millisecond
+	ahead = 250 * time.Millisecond
 	// ripe is how long a message that is not due yet may wait here. One that
 	// has to wait longer is put back.
-	ripe = 400 * time.Millisecond
+	ripe = 500 * time.Millisecond
 	// linger is how long a job may wait here for a Fetch. After that it is for
 	// others.
 	linger = 250 * time.Millisecond
