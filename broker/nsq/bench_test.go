@@ -3,7 +3,6 @@ package nsq
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"log/slog"
 	"net"
 	"slices"
@@ -13,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	gonsq "github.com/nsqio/go-nsq"
 	"github.com/stretchr/testify/require"
 
 	"github.com/amlun/linda"
@@ -80,6 +80,20 @@ func BenchmarkPush(b *testing.B) {
 		}
 		perSecond(b)
 	})
+	b.Run("go-nsq", func(b *testing.B) {
+		p, err := gonsq.NewProducer(server.Addr, gonsq.NewConfig())
+		require.NoError(b, err)
+		defer p.Stop()
+		p.SetLoggerLevel(gonsq.LogLevelMax)
+		all := make([][]byte, 0, benchBatch)
+		for _, body := range bodies(b) {
+			all = append(all, []byte(body))
+		}
+		for b.Loop() {
+			require.NoError(b, p.MultiPublish("go-nsq", all))
+		}
+		perSecond(b)
+	})
 	b.Run("linda", func(b *testing.B) {
 		broker := open(b, server.URL).(*broker)
 		defer broker.Close()
@@ -108,8 +122,8 @@ func BenchmarkPush(b *testing.B) {
 }
 
 // BenchmarkDrain fetches and deletes jobs: linda's broker, a Run of 50 workers,
-// and a connection that is driven by hand, with a RDY of the same number and a
-// FIN for each job.
+// 50 handlers of go-nsq, and a connection that is driven by hand, with a RDY of
+// the same number and a FIN for each job.
 func BenchmarkDrain(b *testing.B) {
 	server := brokerd.Run(b, brokerd.Nsqd)
 	fill := func(b *testing.B, topic string) {
@@ -122,6 +136,9 @@ func BenchmarkDrain(b *testing.B) {
 	}
 	for _, ready := range []int{benchWorkers, benchBatch} {
 		b.Run("bare-"+strconv.Itoa(ready), func(b *testing.B) { drainBare(b, server.Addr, ready, fill) })
+	}
+	for _, ready := range []int{benchWorkers, benchBatch} {
+		b.Run("go-nsq-"+strconv.Itoa(ready), func(b *testing.B) { drainClient(b, server.Addr, ready, fill) })
 	}
 	b.Run("linda", func(b *testing.B) {
 		broker := open(b, server.URL).(*broker)
@@ -190,6 +207,31 @@ func drainBare(b *testing.B, addr string, ready int, fill func(*testing.B, strin
 	perSecond(b)
 }
 
+// drainClient has as many handlers of the usual client as there are workers.
+func drainClient(b *testing.B, addr string, ready int, fill func(*testing.B, string)) {
+	topic := "go-nsq-" + strconv.Itoa(ready)
+	config := gonsq.NewConfig()
+	config.MaxInFlight, config.MaxAttempts = ready, 0
+	c, err := gonsq.NewConsumer(topic, "linda", config)
+	require.NoError(b, err)
+	c.SetLoggerLevel(gonsq.LogLevelMax)
+	var left atomic.Int64
+	left.Store(int64(b.N * benchBatch))
+	done := make(chan struct{})
+	c.AddConcurrentHandlers(gonsq.HandlerFunc(func(*gonsq.Message) error {
+		if left.Add(-1) == 0 {
+			close(done)
+		}
+		return nil
+	}), benchWorkers)
+	fill(b, topic)
+	require.NoError(b, c.ConnectToNSQD(addr))
+	<-done
+	perSecond(b)
+	c.Stop()
+	<-c.StopChan
+}
+
 // BenchmarkPickUp tells how long after its push a job runs on an idle worker.
 func BenchmarkPickUp(b *testing.B) {
 	server := brokerd.Run(b, brokerd.Nsqd)
@@ -223,44 +265,40 @@ func report(b *testing.B, times []time.Duration) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// BenchmarkDelay tells how late delayed jobs come, with delays between 0 and 2 s,
-// on a queue that the server knows.
+// BenchmarkDelay tells how late delayed jobs run on an idle worker, with delays
+// between 0 and 2 s, on a queue that the server knows.
 func BenchmarkDelay(b *testing.B) {
 	server := brokerd.Run(b, brokerd.Nsqd)
-	broker := open(b, server.URL).(*broker)
-	defer broker.Close()
-	require.NoError(b, broker.Push(job("first"), "q"))
-	_, err := broker.Fetch(b.Context(), "q", 1, 0)
-	require.NoError(b, err)
-	time.Sleep(youth)
+	d := dispatcher(b, server.URL, "q", 10)
+	late := make(chan time.Duration, 1<<16)
+	d.HandleFunc("bench", func(_ context.Context, j *linda.Job) error {
+		now := time.Now()
+		var due int64
+		err := j.Payload.Decode(&due)
+		late <- now.Sub(time.Unix(0, due))
+		return err
+	})
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx) }()
+	time.Sleep(youth + time.Second)
 	var times []time.Duration
 	for b.Loop() {
 		const n = 200
 		jobs := benched(n)
 		began := time.Now()
 		for i, j := range jobs {
-			j.Delay = time.Duration(i) * 2 * time.Second / n
-			var due [8]byte
-			binary.BigEndian.PutUint64(due[:], uint64(began.Add(j.Delay).UnixNano()))
-			j.Payload.Args = []any{due[:]}
+			j.Queue, j.Delay = "q", time.Duration(i)*2*time.Second/n
+			j.Payload.Args = []any{began.Add(j.Delay).UnixNano()}
 		}
-		require.NoError(b, broker.PushBatch(b.Context(), "q", jobs))
-		for left := n; left > 0; {
-			got, err := broker.Fetch(b.Context(), "q", 10, time.Minute)
-			now := time.Now()
-			require.NoError(b, err)
-			for _, j := range got {
-				var due []byte
-				require.NoError(b, j.Payload.Decode(&due))
-				late := now.Sub(time.Unix(0, int64(binary.BigEndian.Uint64(due))))
-				if late < 0 {
-					b.Fatalf("a job is early by %v", -late)
-				}
-				times = append(times, late)
-				require.NoError(b, broker.Delete("q", j))
-			}
-			left -= len(got)
+		require.NoError(b, d.PushBatch(ctx, jobs))
+		for range n {
+			times = append(times, <-late)
 		}
 	}
 	report(b, times)
+	require.GreaterOrEqual(b, times[0], time.Duration(0), "a job is early")
+	stop()
+	require.NoError(b, <-done)
+	require.NoError(b, d.Close())
 }

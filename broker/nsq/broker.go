@@ -10,6 +10,7 @@ import (
 	neturl "net/url"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/amlun/linda"
@@ -50,6 +51,9 @@ type broker struct {
 	wires  context.Context // of the connections; ends when Close has given back what it can
 	cut    context.CancelFunc
 	once   sync.Once // closes
+
+	connected atomic.Bool
+
 	closed chan struct{}
 	opened chan struct{} // told when there is a new tap
 
@@ -105,16 +109,17 @@ func (b *broker) Connect(url *neturl.URL) error {
 		})
 	}
 	all.Wait()
-	up := 0
-	for _, err := range errs {
+	var up []*server
+	for i, err := range errs {
 		if err == nil {
-			up++
+			up = append(up, b.servers[i])
 		}
 	}
-	if up == 0 {
+	if len(up) == 0 {
 		return fmt.Errorf("linda/nsq: connect: %w", errors.Join(errs...))
 	}
 	b.note(up)
+	b.connected.Store(true)
 	if len(config.lookupd) > 0 {
 		b.begin(b.lookUp)
 	}
@@ -122,7 +127,7 @@ func (b *broker) Connect(url *neturl.URL) error {
 }
 
 // note writes down what an operator should know.
-func (b *broker) note(up int) {
+func (b *broker) note(up []*server) {
 	b.notes = []string{
 		"nsq: nsqd is not replicated, and when it is killed, or its machine fails, the jobs that are delayed, reserved or in its memory are lost",
 		"nsq: after nsqd stops and starts in order the jobs are there, and none runs before it is due",
@@ -131,7 +136,7 @@ func (b *broker) note(up int) {
 		"nsq: a job that is released, delayed or buried is published anew before the old copy is removed: a crash between the two leaves both",
 		"nsq: the jobs of a process that dies are ready again after the msg_timeout of the URL, or after their reservation where that is shorter",
 	}
-	for _, s := range b.servers[:up] {
+	for _, s := range up {
 		l := s.known()
 		switch {
 		case !l.asked:

@@ -27,7 +27,7 @@
 //	          for within a quarter of a second goes back
 //
 // A message that comes before it is due, as all do after a restart of the
-// server, waits here for less than half a second, or else is put back; it is
+// server, waits here for half a second at most, or else is put back; it is
 // never handed out early. So does one whose delay is longer than the server's
 // max-req-timeout on its way. The time is that of the machine that pushed the
 // job, so the clocks of producers and workers must agree.

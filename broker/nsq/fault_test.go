@@ -113,6 +113,8 @@ func TestASecondSettlementNeverReachesTheServer(t *testing.T) {
 		require.ErrorIs(t, b.Release("q", j), linda.ErrNotReserved)
 	}
 	require.NoError(t, b.Close())
+	assert.Eventually(t, func() bool { return p.count("FIN ") == 1 }, slack, time.Millisecond)
+	time.Sleep(50 * time.Millisecond) // for what must not come
 	assert.Equal(t, 1, p.count("FIN "))
 	assert.Zero(t, p.count("REQ "))
 	assert.Equal(t, 1, p.count("PUB "))

@@ -28,7 +28,8 @@ type feed struct {
 	batch []*delivery // that have come; of the goroutine that reads
 
 	// All below is guarded by the mutex of the tap.
-	conn    *conn // nil: not connected
+	conn    *conn         // nil: not connected
+	over    chan struct{} // closed when conn is gone, and all of it was dealt with
 	timeout time.Duration
 	held    map[messageID]*delivery
 	done    recent
@@ -44,10 +45,10 @@ type feed struct {
 // run keeps a feed connected until its life ends.
 func (f *feed) run(life context.Context) {
 	for life.Err() == nil {
-		c, err := f.open(life)
+		over, err := f.open(life)
 		if err == nil {
 			select {
-			case <-c.gone:
+			case <-over:
 				continue
 			case <-life.Done():
 				return
@@ -63,8 +64,9 @@ func (f *feed) run(life context.Context) {
 	}
 }
 
-// open connects and subscribes.
-func (f *feed) open(life context.Context) (*conn, error) {
+// open connects and subscribes. It returns a channel that is closed when the
+// connection is gone, and the feed knows.
+func (f *feed) open(life context.Context) (over <-chan struct{}, err error) {
 	t := f.tap
 	ctx, cancel := context.WithTimeout(life, callLimit)
 	defer cancel()
@@ -82,7 +84,8 @@ func (f *feed) open(life context.Context) (*conn, error) {
 	f.held, f.done = make(map[messageID]*delivery), recent{}
 	f.timeout = time.Duration(c.hello.MsgTimeout) * time.Millisecond
 	f.rdy, f.window, f.told, f.refusal = 0, 1, 0, 0
-	f.batch, f.opened = nil, time.Now()
+	f.batch, f.opened, f.over = nil, time.Now(), make(chan struct{})
+	over = f.over
 	t.adjust()
 	t.announce()
 	t.mu.Unlock()
@@ -91,7 +94,7 @@ func (f *feed) open(life context.Context) (*conn, error) {
 		f.ended(errClosing)
 		return nil, errClosing
 	}
-	return c, nil
+	return over, nil
 }
 
 func (f *feed) response(string) {}
@@ -138,6 +141,7 @@ func (f *feed) ended(error) {
 	t.mu.Lock()
 	held := f.held
 	f.conn, f.held, f.batch = nil, nil, nil
+	defer close(f.over)
 	for _, d := range held {
 		d.over = true
 	}

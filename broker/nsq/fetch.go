@@ -83,7 +83,7 @@ func (b *broker) Fetch(ctx context.Context, queue string, max int, lease time.Du
 const (
 	// shortest is the least patience that the server is asked to have: a process
 	// that is held up for a moment keeps its jobs.
-	shortest = 3 * time.Second
+	shortest = 5 * time.Second
 	// glance is how long a job that is there takes to come, at least.
 	glance = 5 * time.Millisecond
 	// longGlance is how long one is waited for where the server cannot be asked.

@@ -127,6 +127,9 @@ func (s *server) publisher(ctx context.Context) (*outlet, error) {
 	s.outlet = o
 	clear(s.declared) // a server that was killed may have forgotten
 	s.mu.Unlock()
+	if s.broker.connected.Load() { // its settings may be others now
+		s.broker.begin(func() { s.askLimits(s.broker.wires) })
+	}
 	return o, nil
 }
 

@@ -14,10 +14,10 @@ import (
 const (
 	// ahead is how long before it is due a delayed message is asked for: the
 	// server looks for those that are due ten times a second. It waits here.
-	ahead = 150 * time.Millisecond
+	ahead = 250 * time.Millisecond
 	// ripe is how long a message that is not due yet may wait here. One that
 	// has to wait longer is put back.
-	ripe = 400 * time.Millisecond
+	ripe = 500 * time.Millisecond
 	// linger is how long a job may wait here for a Fetch. After that it is for
 	// others.
 	linger = 250 * time.Millisecond
@@ -65,6 +65,8 @@ type delivery struct {
 	came time.Time
 	due  time.Time // zero: it is
 
+	waits time.Time // guarded by the mutex of the tap: since when nobody has asked for it
+
 	touched time.Time // guarded by the mutex of the tap: when the server was last told that it is in work
 	over    bool      // guarded by the mutex of the tap: it is settled, or lost
 
@@ -77,7 +79,7 @@ type delivery struct {
 // newDelivery reads a message.
 func newDelivery(f *feed, m *message) *delivery {
 	now := time.Now()
-	d := &delivery{feed: f, id: m.id, body: m.body, past: int64(m.attempts) - 1, came: now, touched: now}
+	d := &delivery{feed: f, id: m.id, body: m.body, past: int64(m.attempts) - 1, came: now, waits: now, touched: now}
 	d.job, _ = linda.Decode(f.tap.queue, m.body)
 	d.job.Redelivered(d.past + 1)
 	if due := d.job.Due(); due.After(now) {
@@ -116,7 +118,7 @@ func (t *tap) want(n int) {
 	t.wanted += n
 	t.adjust()
 	if t.wanted == 0 && len(t.waiting) > 0 {
-		t.later(t.waiting[0].came.Add(linger))
+		t.later(t.waiting[0].waits.Add(linger))
 	}
 }
 
@@ -212,18 +214,22 @@ func (t *tap) add(f *feed, ds []*delivery) {
 		case d.due.IsZero():
 			t.waiting = append(t.waiting, d)
 			fresh++
-		case d.due.Sub(now) <= ripe, d.due.Sub(now) <= youth && now.Sub(f.opened) < youth && len(t.early) < t.wanted+spare:
+		case d.due.Sub(now) <= ripe, now.Sub(f.opened) < youth && d.due.Sub(now) <= min(youth, f.timeout/2) && len(t.early) < t.wanted+spare:
 			t.insert(d)
 		default:
 			back = append(back, d)
 		}
 	}
+	if len(replaced) > 0 {
+		over := func(d *delivery) bool { return d.over }
+		t.waiting, t.early = slices.DeleteFunc(t.waiting, over), slices.DeleteFunc(t.early, over)
+	}
 	t.leaving += len(back)
 	t.adjust()
 	if fresh > 0 {
 		t.announce()
-		if t.wanted == 0 {
-			t.later(t.waiting[0].came.Add(linger))
+		if t.wanted == 0 && len(t.waiting) > 0 {
+			t.later(t.waiting[0].waits.Add(linger))
 		}
 	}
 	t.mu.Unlock()
@@ -273,7 +279,7 @@ func (t *tap) look(now time.Time) (back []*delivery) {
 	defer func() { t.looking = false }()
 	due := 0
 	for due < len(t.early) && !t.early[due].due.After(now) {
-		t.early[due].came = now // it may linger from now on
+		t.early[due].waits = now
 		due++
 	}
 	if due > 0 {
@@ -282,7 +288,7 @@ func (t *tap) look(now time.Time) (back []*delivery) {
 		t.announce()
 	}
 	stale := 0
-	for stale < len(t.waiting) && now.Sub(t.waiting[stale].came) >= linger {
+	for stale < len(t.waiting) && now.Sub(t.waiting[stale].waits) >= linger {
 		stale++
 	}
 	back = slices.Clone(t.waiting[:stale])
@@ -302,7 +308,7 @@ func (t *tap) look(now time.Time) (back []*delivery) {
 		t.later(t.early[0].due)
 	}
 	if len(t.waiting) > 0 {
-		t.later(t.waiting[0].came.Add(linger))
+		t.later(t.waiting[0].waits.Add(linger))
 	}
 	return back
 }

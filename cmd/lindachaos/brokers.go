@@ -110,7 +110,7 @@ var targets = map[string]target{
 		// removed a job. What is in work or delayed it forgets when it is killed.
 		copies: true, loose: true, anew: true,
 		spared: []chaos.Fault{chaos.KillServer},
-		rerun:  4 * time.Second, // it waits for a sign of life for 3 s at least
+		rerun:  6 * time.Second, // it waits for a sign of life for 5 s at least
 	},
 }
 
