@@ -121,12 +121,15 @@ func (b *broker) giveAllAway() {
 	b.mu.Lock()
 	taps := slices.Collect(maps.Values(b.taps))
 	b.mu.Unlock()
+	ctx, cancel := context.WithTimeout(b.wires, closeLimit/2)
+	defer cancel()
 	var all sync.WaitGroup
 	for _, o := range taps {
 		select {
 		case <-o.done:
 			if o.tap != nil {
 				all.Go(o.tap.giveAway)
+				all.Go(func() { o.tap.awaitMoves(ctx) })
 			}
 		default:
 		}

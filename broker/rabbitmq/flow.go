@@ -108,7 +108,9 @@ func (t *tap) keep(jobs []*delivery) {
 // sent it again did not hand it out but moved it, or died before that. So one crash
 // is what it may have caused.
 func (t *tap) move(d *delivery) {
-	d.lone, d.past = true, min(d.past, 1)
+	if !d.lone {
+		d.lone, d.past = true, min(d.past, 1)
+	}
 	t.mu.Lock()
 	t.crashed = append(t.crashed, d)
 	t.mu.Unlock()
@@ -168,9 +170,25 @@ const moveMost = 16
 func (t *tap) startMove() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	start := len(t.crashed) > 0 && !t.moves
-	t.moves = t.moves || start
-	return start
+	if len(t.crashed) == 0 || t.moved != nil {
+		return false
+	}
+	t.moved = newSignal()
+	return true
+}
+
+// awaitMoves waits until no jobs are being moved, or ctx ends.
+func (t *tap) awaitMoves(ctx context.Context) {
+	t.mu.Lock()
+	moved := t.moved
+	t.mu.Unlock()
+	if moved == nil {
+		return
+	}
+	select {
+	case <-moved:
+	case <-ctx.Done():
+	}
 }
 
 // moveAll moves jobs until there are none.
@@ -180,7 +198,10 @@ func (t *tap) moveAll() {
 		n := min(len(t.crashed), moveMost)
 		jobs := t.crashed[:n:n]
 		t.crashed = t.crashed[n:]
-		t.moves = n > 0
+		if n == 0 {
+			close(t.moved)
+			t.moved = nil
+		}
 		t.mu.Unlock()
 		if n == 0 {
 			return

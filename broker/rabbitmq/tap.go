@@ -31,7 +31,7 @@ type tap struct {
 	mu      sync.Mutex
 	waiting []*delivery   // guarded by mu, as all below: jobs that nobody has asked for yet
 	crashed []*delivery   // of those: jobs that crashed, which are to be moved
-	moves   bool          // some are being moved
+	moved   chan struct{} // closed when those that are being moved are; nil: there are none
 	single  []*delivery   // of those: jobs that crashed, which go alone
 	more    chan struct{} // closed when there are more of them
 	wanted  int           // how many jobs the Fetches under way wait for

@@ -80,6 +80,7 @@ type debt struct {
 // job is what is known of one.
 type job struct {
 	called, due int64
+	took        int64 // how long the push took; 0: it is not known
 	notBefore   int64 // of its next start, after a release with delay
 	doneAt      int64 // when it was deleted or buried
 	res         reservation
@@ -251,6 +252,9 @@ func (c *Checker) pushed(e Event) {
 		j.called, j.due, j.class = e.At, e.At+e.Value, Class(e.Code)
 	case e.Kind == PushRefused && j.res.proc != 0:
 		c.fail(I2, e, "the push was refused, and yet it was delivered")
+	}
+	if e.Kind == Pushed {
+		j.took = e.At - j.called
 	}
 	j.push = e.Kind
 }

@@ -245,6 +245,8 @@ var stories = map[string]struct {
 
 	"I7 late, and overtaken": {tale: tell().push(1, time.Second).wait(1100*time.Millisecond).push(2, 0).run(1, 2, 1).wait(1200*time.Millisecond).run(1, 1, 1),
 		breaks: []Rule{I7}},
+	"I7 its push took long": {tale: tell().add(Event{Kind: PushCalled, Job: 1, Value: int64(time.Second)}).wait(1200*time.Millisecond).
+		add(Event{Kind: Pushed, Job: 1}).push(2, 0).run(1, 2, 1).wait(1100*time.Millisecond).push(3, 0).run(1, 3, 1).run(1, 1, 1)},
 	"I7 late, as all are": {tale: tell().push(1, time.Second).wait(3*time.Second).run(1, 1, 1)},
 	"I7 late by a fault":  {tale: tell().push(1, time.Second).wait(1100*time.Millisecond).push(2, 0).run(1, 2, 1).fault(KillServer, 0, 1200*time.Millisecond).run(1, 1, 1)},
 
