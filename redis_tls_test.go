@@ -1,6 +1,8 @@
 package linda_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	neturl "net/url"
@@ -56,15 +58,12 @@ func listenByTLS(t *testing.T, c *redis.Client) string {
 
 // knowsOnly reports whether a client is told of no other nodes.
 func knowsOnly(t *testing.T, c *redis.ClusterClient, addrs []string) bool {
-	slots, err := c.ClusterSlots(t.Context()).Result()
-	for _, slot := range slots {
-		for _, node := range slot.Nodes {
-			if !slices.Contains(addrs, node.Addr) {
-				return false
-			}
+	return c.ForEachShard(t.Context(), func(_ context.Context, node *redis.Client) error {
+		if addr := node.Options().Addr; !slices.Contains(addrs, addr) {
+			return errors.New(addr + " is another")
 		}
-	}
-	return err == nil
+		return nil
+	}) == nil
 }
 
 // TestRedisSentinelOverTLS has a server and a sentinel of it, both of which

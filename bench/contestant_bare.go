@@ -85,6 +85,32 @@ func (c *bareContestant) pushBatch(ctx context.Context, first, count int) error 
 	return c.client.RPush(ctx, queue, values...).Err()
 }
 
+// pushEncoding is pushBatch of jobs that encoding/json encodes now, with an id
+// as a program would make it.
+func (c *bareContestant) pushEncoding(ctx context.Context, first, count int) error {
+	type payload struct {
+		Class string `json:"class"`
+		Args  []any  `json:"args"`
+	}
+	type head struct {
+		ID string `json:"id"`
+		N  int    `json:"n"`
+	}
+	values := make([]any, count)
+	for i := range values {
+		body, err := json.Marshal(struct {
+			Linda   head   `json:"linda"`
+			Queue   string `json:"queue"`
+			Payload payload
+		}{head{ID: linda.NewID()}, queue, payload{"C", arguments(first + i)}})
+		if err != nil {
+			return err
+		}
+		values[i] = body
+	}
+	return c.client.RPush(ctx, queue, values...).Err()
+}
+
 func (*bareContestant) later(context.Context, int, time.Duration) error { return errNone }
 
 func (c *bareContestant) run(ctx context.Context, concurrency int, handle, settled func(int)) error {

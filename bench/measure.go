@@ -38,7 +38,8 @@ type measurement struct {
 var measurements = []measurement{
 	{name: "push by 1", run: pushing(1, 10_000)},
 	{name: "push by 16", run: pushing(16, 20_000)},
-	{name: "push in batches", run: batches(50_000)},
+	{name: "push in batches", run: batches("push in batches of 1,000", 50_000, contestant.pushBatch)},
+	{name: "push in batches, all encode", run: batches("push in batches of 1,000, bare encodes meanwhile", 50_000, pushEncoding)},
 	{name: "drain by 10", run: draining(10, 0, 50_000)},
 	{name: "drain by 50", slow: true, run: draining(50, 0, 50_000)},
 	{name: "drain by 200", slow: true, run: draining(200, 0, 50_000)},
@@ -144,15 +145,23 @@ func pushing(goroutines, most int) func(context.Context, *bench, contestant) err
 	}
 }
 
-func batches(count int) func(context.Context, *bench, contestant) error {
+// pushEncoding is pushBatch of contestants that all encode while the clock runs.
+func pushEncoding(c contestant, ctx context.Context, first, count int) error {
+	if bare, ok := c.(*bareContestant); ok {
+		return bare.pushEncoding(ctx, first, count)
+	}
+	return c.pushBatch(ctx, first, count)
+}
+
+func batches(row string, count int, push func(c contestant, ctx context.Context, first, count int) error) func(context.Context, *bench, contestant) error {
 	return func(ctx context.Context, b *bench, c contestant) error {
 		began := time.Now()
 		for first := 0; first < count; first += 1000 {
-			if err := c.pushBatch(ctx, first, 1000); err != nil {
+			if err := push(c, ctx, first, 1000); err != nil {
 				return err
 			}
 		}
-		b.table.rate("push in batches of 1,000", c, count, time.Since(began))
+		b.table.rate(row, c, count, time.Since(began))
 		return b.holds(ctx, count)
 	}
 }

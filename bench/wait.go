@@ -79,11 +79,13 @@ func lateness(ctx context.Context, b *bench, c contestant) error {
 		if err != nil {
 			return err
 		}
+		stalled := stall(done)
 		select {
 		case <-done:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+		b.table.add("longest stall of a sleeping goroutine meanwhile", "ms", lower, c, stalled().Seconds()*1000)
 		mu.Lock()
 		defer mu.Unlock()
 		if early := slices.Min(late); early < 0 && c.name() == "linda" {
@@ -92,6 +94,28 @@ func lateness(ctx context.Context, b *bench, c contestant) error {
 		b.table.quantiles("lateness of delayed jobs", c, late)
 		return nil
 	})
+}
+
+// stall watches until done for how long the machine, or the process, holds up a
+// goroutine that sleeps for a millisecond again and again. What it returns
+// waits for the end and tells the longest.
+func stall(done <-chan struct{}) func() time.Duration {
+	longest := make(chan time.Duration, 1)
+	go func() {
+		var most time.Duration
+		last := time.Now()
+		for tick := time.Tick(time.Millisecond); ; {
+			select {
+			case <-done:
+				longest <- most
+				return
+			case <-tick:
+				most = max(most, time.Since(last)-time.Millisecond)
+				last = time.Now()
+			}
+		}
+	}()
+	return func() time.Duration { return <-longest }
 }
 
 // idling counts the commands of a worker that has nothing to do.
