@@ -140,12 +140,12 @@ func (m *membership) ends(ctx context.Context) (map[int32]int64, error) {
 		numbers = append(numbers, m.tenure.order...)
 	}
 	m.mu.Unlock()
-	return offsetsOf(ctx, m.b.client, m.topic, numbers, latest)
+	return boundsOf(ctx, m.b.client, m.topic, numbers, latest)
 }
 
-// offsetsOf asks where partitions begin or end, what is in open transactions
+// boundsOf asks where partitions begin or end, what is in open transactions
 // left out.
-func offsetsOf(ctx context.Context, client *kgo.Client, name string, partitions []int32, at int64) (map[int32]int64, error) {
+func boundsOf(ctx context.Context, client *kgo.Client, name string, partitions []int32, at int64) (map[int32]int64, error) {
 	if len(partitions) == 0 {
 		return nil, nil
 	}

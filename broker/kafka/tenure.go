@@ -232,11 +232,11 @@ func (t *tenure) adjust(ctx context.Context, offsets map[string]map[int32]kgo.Of
 	}
 	limited, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
-	first, err := offsetsOf(limited, t.client, t.topic.name, numbers, earliest)
+	first, err := boundsOf(limited, t.client, t.topic.name, numbers, earliest)
 	if err != nil {
 		return nil, err
 	}
-	ends, err := offsetsOf(limited, t.client, t.topic.name, numbers, latest)
+	ends, err := boundsOf(limited, t.client, t.topic.name, numbers, latest)
 	if err != nil {
 		return nil, err
 	}
