@@ -75,8 +75,8 @@ var classicGuarantees = linda.Guarantees{
 	},
 }
 
-// spread chooses the partitions of records. In classic mode it gives each one
-// that has no key to the next partition, so that all processes get some; the
+// spread chooses the partitions of records. In classic mode it goes from one to
+// the next with those that have no key, so that all processes get some: the
 // client alone would fill one partition for long.
 type spread struct{ config *config }
 
@@ -88,17 +88,32 @@ func (s spread) ForTopic(topic string) kgo.TopicPartitioner {
 	return &byTurns{TopicPartitioner: kgo.StickyKeyPartitioner(nil).ForTopic(topic)}
 }
 
-// byTurns is spread for one topic, in classic mode.
+// byTurns is spread for one topic, in classic mode. A partition gets a few
+// records in a row: what goes to the server at once should be of few of them.
 type byTurns struct {
 	kgo.TopicPartitioner // for those with keys
-	turn                 int
+	turn, row            int
 }
+
+const inARow = 20
 
 // Partition is that of a [kgo.TopicPartitioner].
 func (p *byTurns) Partition(r *kgo.Record, n int) int {
 	if r.Key != nil {
 		return p.TopicPartitioner.Partition(r, n)
 	}
-	p.turn = (p.turn + 1) % n
-	return p.turn
+	if p.row == inARow {
+		p.turn, p.row = p.turn+1, 0
+	}
+	p.row++
+	return p.turn % n
+}
+
+// OnNewBatch is that of a [kgo.TopicPartitionerOnNewBatch]. Partition is called
+// again after it. The first of a row always begins a batch.
+func (p *byTurns) OnNewBatch() {
+	if p.row > 1 {
+		p.turn++
+	}
+	p.row = 0
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kversion"
 
 	"github.com/amlun/linda"
@@ -116,5 +117,47 @@ func TestAQueueGoesFromOneModeToTheOtherAndBack(t *testing.T) {
 		require.ErrorContains(t, err, "other processes have this queue in "+mode+" mode")
 		require.NoError(t, intruder.Close())
 		require.NoError(t, b.Close())
+	}
+}
+
+func TestInClassicModeJobsWithoutAKeyGoToAllPartitions(t *testing.T) {
+	t.Parallel()
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.MaxVersions(kversion.V3_9_0()))
+	require.NoError(t, err)
+	defer cluster.Close()
+	b := open(t, "kafka://"+cluster.ListenAddrs()[0]+"?partitions=4&replication=1")
+	defer b.Close()
+	keyed := make(map[int32]bool)
+	jobs := make([]*linda.Job, 200)
+	for i := range jobs {
+		jobs[i] = newJob("free")
+	}
+	require.NoError(t, b.(linda.BatchPusher).PushBatch(t.Context(), "q", jobs))
+	for range 20 {
+		require.NoError(t, b.Push(newJob("free"), "q"))
+		job := newJob("keyed")
+		job.Key = "customer"
+		require.NoError(t, b.Push(job, "q"))
+	}
+	raw, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.ConsumeTopics("q"))
+	require.NoError(t, err)
+	defer raw.Close()
+	free := make(map[int32]int)
+	for n := 0; n < 240; {
+		fetches := raw.PollFetches(t.Context())
+		require.NoError(t, fetches.Err())
+		for _, r := range fetches.Records() {
+			n++
+			if r.Key != nil {
+				keyed[r.Partition] = true
+			} else {
+				free[r.Partition]++
+			}
+		}
+	}
+	assert.Len(t, keyed, 1)
+	require.Len(t, free, 4)
+	for partition, n := range free {
+		assert.InDelta(t, 55, n, 25, "partition %d", partition)
 	}
 }

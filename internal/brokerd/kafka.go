@@ -48,7 +48,7 @@ func kafkaCommand(ctx context.Context, s setup, listeners []string, format ...st
 		return nil, err
 	}
 	properties := filepath.Join(s.dir, "server.properties")
-	if err := os.WriteFile(properties, []byte(kafkaProperties(s, jars, listeners)), 0o600); err != nil {
+	if err := os.WriteFile(properties, []byte(kafkaKnown(kafkaProperties(s, listeners), jars)), 0o600); err != nil {
 		return nil, err
 	}
 	if _, err := kafkaCluster(s); errors.Is(err, fs.ErrNotExist) {
@@ -91,8 +91,8 @@ func kafkaPlainListeners(s setup) []string {
 	}
 }
 
-func kafkaProperties(s setup, jars string, listeners []string) string {
-	lines := append(listeners,
+func kafkaProperties(s setup, listeners []string) string {
+	return strings.Join(append(listeners,
 		"process.roles=broker,controller",
 		"node.id=1",
 		"controller.quorum.bootstrap.servers="+loopback(s.ports[1]),
@@ -109,26 +109,30 @@ func kafkaProperties(s setup, jars string, listeners []string) string {
 		"transaction.state.log.replication.factor=1",
 		"transaction.state.log.min.isr=1",
 		"transaction.state.log.num.partitions=4",
+		"share.coordinator.state.topic.replication.factor=1",
+		"share.coordinator.state.topic.min.isr=1",
+		"share.coordinator.state.topic.num.partitions=4",
 		"group.initial.rebalance.delay.ms=0",
 		"group.min.session.timeout.ms=1000",
-	)
-	if found, _ := filepath.Glob(filepath.Join(filepath.Dir(jars), "kafka-share-coordinator-*.jar")); len(found) > 0 {
-		lines = append(lines, kafkaShares...)
-	}
-	return strings.Join(append(lines, ""), "\n")
+		"group.share.max.share.sessions=10000",
+		"group.share.max.groups=10000",
+		"group.share.max.size=1000",
+		"group.share.min.record.lock.duration.ms=1000",
+		"group.share.min.session.timeout.ms=1000",
+		"group.share.min.heartbeat.interval.ms=500",
+		"",
+	), "\n")
 }
 
-// kafkaShares are the properties for share groups, which releases without them refuse.
-var kafkaShares = []string{
-	"share.coordinator.state.topic.replication.factor=1",
-	"share.coordinator.state.topic.min.isr=1",
-	"share.coordinator.state.topic.num.partitions=4",
-	"group.share.max.share.sessions=10000",
-	"group.share.max.groups=10000",
-	"group.share.max.size=1000",
-	"group.share.min.record.lock.duration.ms=1000",
-	"group.share.min.session.timeout.ms=1000",
-	"group.share.min.heartbeat.interval.ms=500",
+// kafkaKnown leaves out the properties of share groups where the release has none, and refuses them.
+func kafkaKnown(properties, jars string) string {
+	if found, _ := filepath.Glob(filepath.Join(filepath.Dir(jars), "kafka-share-coordinator-*.jar")); len(found) > 0 {
+		return properties
+	}
+	known := slices.DeleteFunc(strings.Split(properties, "\n"), func(line string) bool {
+		return strings.HasPrefix(line, "share.") || strings.HasPrefix(line, "group.share.")
+	})
+	return strings.Join(known, "\n")
 }
 
 func kafkaData(s setup) string { return filepath.Join(s.dir, "data") }
