@@ -138,7 +138,7 @@ func (e *ending) finish(b *broker) error {
 	if e.err == nil || errors.Is(e.err, linda.ErrNotReserved) {
 		b.keeper.Drop(e.delivery)
 	}
-	if e.err != nil && e.delivery.session.life.ended() {
+	if s := e.delivery.session; e.err != nil && s != nil && s.life.ended() {
 		e.receipt.Extend(time.Now()) // see bury
 	}
 	return e.receipt.End(e.err)
