@@ -142,3 +142,30 @@ func TestURLErrorsNameTheOptionAndNoSecret(t *testing.T) {
 	_, err := linda.NewBroker("kafka://127.0.0.1:1")
 	assert.True(t, err != nil && !errors.Is(err, linda.ErrBadURL), "%v", err)
 }
+
+// The server has not carried out the first try, and the connection on which the
+// job was held is gone: a second one must not take it for done.
+func TestASettlementOfUnknownOutcomeIsNotDoneBecauseTheServerDied(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.Kafka)
+	warmUp(t, server.URL)
+	b := open(t, server.URL)
+	defer b.Close()
+	require.NoError(t, b.Push(newJob("held"), "q"))
+	job := fetchAll(t, b, "q", 1)[0]
+	require.NoError(t, server.Pause())
+	try := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		return b.(linda.Settler).Settle(ctx, "q", []linda.Settlement{{Job: job, Op: linda.OpDelete}})
+	}
+	require.ErrorIs(t, try(), linda.ErrUnknown)
+	require.NoError(t, server.Kill())
+	err := try()
+	for errors.Is(err, linda.ErrUnknown) { // until the connection is known to be gone
+		err = try()
+	}
+	require.ErrorIs(t, err, linda.ErrLeaseLost)
+	require.NoError(t, server.Restart(t.Context()))
+	drain(t, b, "q", map[string]bool{"held": true}, 60*time.Second)
+}

@@ -1,9 +1,11 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -270,25 +272,15 @@ func (m *mover) next() (next time.Time) {
 // moveSome moves a batch in one transaction. It needs mu.
 func (m *mover) moveSome(ctx context.Context) (moved bool, err error) {
 	now := time.Now()
-	done := make(map[int]int)
-	var out []*kgo.Record
-	for i := range m.tiers {
-		w := &m.tiers[i]
-		n := min(w.due(now), moveBatch-len(out))
-		if n <= 0 {
-			continue
-		}
-		done[i] = n
-		for _, r := range w.records[:n] {
-			to, err := m.onward(ctx, r, now)
-			if err != nil {
-				return false, err
-			}
-			out = append(out, to)
-		}
-	}
-	if len(out) == 0 {
+	leaving, done := m.leaving(now)
+	if len(leaving) == 0 {
 		return false, nil
+	}
+	out := make([]*kgo.Record, len(leaving))
+	for i, r := range leaving {
+		if out[i], err = m.onward(ctx, r, now); err != nil {
+			return false, err
+		}
 	}
 	if err := m.transfer(ctx, out, done); err != nil {
 		return false, err
@@ -300,6 +292,25 @@ func (m *mover) moveSome(ctx context.Context) (moved bool, err error) {
 		}
 	}
 	return true, nil
+}
+
+// leaving returns the records of the next transaction, the first that is due
+// first, and how many of each tier they are. It needs mu.
+func (m *mover) leaving(now time.Time) (records []*kgo.Record, done map[int]int) {
+	done = make(map[int]int)
+	for i := range m.tiers {
+		w := &m.tiers[i]
+		if n := min(w.due(now), moveBatch-len(records)); n > 0 {
+			done[i] = n
+			records = append(records, w.records[:n]...)
+		}
+	}
+	slices.SortStableFunc(records, func(a, b *kgo.Record) int {
+		dueA, _, _ := detention(a)
+		dueB, _, _ := detention(b)
+		return cmp.Compare(dueA, dueB)
+	})
+	return records, done
 }
 
 // onward is the record that a record becomes when it leaves its tier. One that
