@@ -39,6 +39,9 @@ func readRows(name string) map[string]row {
 	text, _ := os.ReadFile(name)
 	rows := make(map[string]row)
 	for _, m := range rowForm.FindAllStringSubmatch(string(text), -1) {
+		if m[3] == "**not tried yet**" {
+			continue
+		}
 		seconds, _ := strconv.ParseFloat(m[4], 64)
 		rows[m[1]] = row{m[1], m[2], m[3], seconds}
 	}
@@ -59,11 +62,12 @@ func (r result) row() row {
 // document is docs/mutants.md: the rows of all mutants that have been tried.
 func document(rows map[string]row) []byte {
 	var b, table bytes.Buffer
-	caught, slowest := 0, 0.0
+	caught, untried, slowest := 0, 0, 0.0
 	for _, m := range mutants {
 		r, tried := rows[m.name]
 		if !tried {
 			r = row{m.name, m.file, "**not tried yet**", 0}
+			untried++
 		}
 		if r.caught() {
 			caught++
@@ -85,10 +89,10 @@ notice run against it for at most a minute, without compiling; the same tests ha
 passed without a mutant just before. A test holds the tables to the source, so they
 cannot rot: where a line that a mutant changes was rewritten, it says which.
 
-Caught: %d of %d (%.1f %%), the slowest after %.0f s.
+Caught: %d of %d that were tried (%.1f %%), the slowest after %.0f s; not tried yet: %d.
 
 | mutant | file | caught by | seconds |
 |---|---|---|---|
-`, caught, len(mutants), 100*float64(caught)/float64(len(mutants)), slowest)
+`, caught, len(mutants)-untried, 100*float64(caught)/float64(max(1, len(mutants)-untried)), slowest, untried)
 	return append(b.Bytes(), table.Bytes()...)
 }

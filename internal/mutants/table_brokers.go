@@ -99,7 +99,8 @@ var rabbitMutants = []mutant{
 	{name: "rabbitmq-keeps-what-a-cut-took", file: "broker/rabbitmq/settle.go", at: onRabbit, test: "ACutConnectionLosesReservations",
 		old: `		case !s.receipt.Gone() && s.delivery.tap.broken():
 			s.err = linda.ErrLeaseLost
-`, new: ``},
+`, new: ``,
+		why: "a second defence: the reservations of a channel are lost with it, before it is asked"},
 	{name: "rabbitmq-old-tags-on-a-new-channel", file: "broker/rabbitmq/tags.go", at: onRabbit, test: "ACutConnectionLosesReservations",
 		old: `	if t.closed {
 		return deliveries
@@ -107,7 +108,8 @@ var rabbitMutants = []mutant{
 `, new: `	if t.closed {
 		return nil
 	}
-`},
+`,
+		why: "a second defence: the reservations of a channel are lost with it, before it is asked"},
 	{name: "rabbitmq-acknowledges-past-a-gap", file: "broker/rabbitmq/tags.go", at: onRabbit, test: "TagsAreAcknowledgedTogether",
 		old: `n, _ := slices.BinarySearch(acknowledge, t.all+1)`, new: `n := len(acknowledge)`},
 	{name: "rabbitmq-delays-are-short", file: "broker/rabbitmq/topology.go", at: onRabbit, test: "DigitsAreNeverLess",
@@ -124,7 +126,8 @@ var rabbitMutants = []mutant{
 		return d
 `},
 	{name: "rabbitmq-close-waits-for-a-server-that-is-stopped", file: "broker/rabbitmq/line.go", at: onRabbit, test: "CloseDoesNotWait",
-		old: `cut := time.AfterFunc(limit,`, new: `cut := time.AfterFunc(1000*limit,`},
+		old: `cut := time.AfterFunc(limit,`, new: `cut := time.AfterFunc(1000*limit,`,
+		why: "a second defence: the client's CloseDeadline has the same limit, and is rarely moved"},
 	{name: "rabbitmq-dead-are-gone", file: "broker/rabbitmq/settle.go", at: onRabbit, test: "TestConformance/quorum/(bury|settle-every-way)",
 		old: `		return &post{body: []byte(s.Body()), dead: true}
 `, new: `		return nil
