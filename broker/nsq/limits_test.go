@@ -1,6 +1,7 @@
 package nsq
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -132,4 +133,18 @@ func TestQueuesListsWhatHoldsJobs(t *testing.T) {
 	assert.True(t, removed)
 	_, err = b.Remove(t.Context(), "q", j.ID)
 	assert.ErrorIs(t, err, errDeadOnly)
+}
+
+func TestOfABatchOnlyTheJobThatIsTooLongIsRefused(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.Nsqd, brokerd.Args("-max-msg-size=16384"))
+	b := opened(t, "nsq://"+server.Addr+"?http=off&max_msg_size=65536") // which is not true
+	long := job("long")
+	long.Payload.Args = []any{strings.Repeat("x", 20000)}
+	err := b.PushBatch(t.Context(), "q", []*linda.Job{job("short"), long, job("short")})
+	errs := linda.EachError(err, 3)
+	assert.NoError(t, errs[0])
+	assert.ErrorIs(t, errs[1], linda.ErrTooLarge)
+	assert.NoError(t, errs[2])
+	assert.Equal(t, map[string]int{"short": 2}, rest(t, b, 500*time.Millisecond))
 }
