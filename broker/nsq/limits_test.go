@@ -148,3 +148,27 @@ func TestOfABatchOnlyTheJobThatIsTooLongIsRefused(t *testing.T) {
 	assert.NoError(t, errs[2])
 	assert.Equal(t, map[string]int{"short": 2}, rest(t, b, 500*time.Millisecond))
 }
+
+func TestWhatNobodyTakesGoesBackAndIsNotCounted(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.Nsqd)
+	b, other := opened(t, server.URL), opened(t, server.URL)
+	require.NoError(t, b.Push(job("job"), "q"))
+	fetch(t, b, 1, 50*time.Millisecond) // a crash, which the server counts
+	tap, err := b.tap("q", time.Minute)
+	require.NoError(t, err)
+	tap.want(1)
+	require.Eventually(t, func() bool {
+		tap.mu.Lock()
+		defer tap.mu.Unlock()
+		return len(tap.waiting) == 1
+	}, slack, time.Millisecond)
+	tap.want(-1)
+	came := time.Now()
+	j := fetch(t, other, 1, time.Minute)[0]
+	assert.Less(t, time.Since(came), linger+slack)
+	assert.Equal(t, 2, j.Attempt())
+	assert.Equal(t, 1, j.Crashes())
+	require.NoError(t, other.Delete("q", j))
+	assert.Empty(t, rest(t, b, 500*time.Millisecond))
+}
