@@ -1,6 +1,7 @@
 package nsq
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -132,4 +133,42 @@ func TestQueuesListsWhatHoldsJobs(t *testing.T) {
 	assert.True(t, removed)
 	_, err = b.Remove(t.Context(), "q", j.ID)
 	assert.ErrorIs(t, err, errDeadOnly)
+}
+
+func TestOfABatchOnlyTheJobThatIsTooLongIsRefused(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.Nsqd, brokerd.Args("-max-msg-size=16384"))
+	b := opened(t, "nsq://"+server.Addr+"?http=off&max_msg_size=65536") // which is not true
+	long := job("long")
+	long.Payload.Args = []any{strings.Repeat("x", 20000)}
+	err := b.PushBatch(t.Context(), "q", []*linda.Job{job("short"), long, job("short")})
+	errs := linda.EachError(err, 3)
+	assert.NoError(t, errs[0])
+	assert.ErrorIs(t, errs[1], linda.ErrTooLarge)
+	assert.NoError(t, errs[2])
+	assert.Equal(t, map[string]int{"short": 2}, rest(t, b, 500*time.Millisecond))
+}
+
+func TestWhatNobodyTakesGoesBackAndIsNotCounted(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.Nsqd)
+	b, other := opened(t, server.URL), opened(t, server.URL)
+	require.NoError(t, b.Push(job("job"), "q"))
+	fetch(t, b, 1, 50*time.Millisecond) // a crash, which the server counts
+	tap, err := b.tap("q", time.Minute)
+	require.NoError(t, err)
+	tap.want(1)
+	require.Eventually(t, func() bool {
+		tap.mu.Lock()
+		defer tap.mu.Unlock()
+		return len(tap.waiting) == 1
+	}, slack, time.Millisecond)
+	tap.want(-1)
+	came := time.Now()
+	j := fetch(t, other, 1, time.Minute)[0]
+	assert.Less(t, time.Since(came), linger+slack)
+	assert.Equal(t, 2, j.Attempt())
+	assert.Equal(t, 1, j.Crashes())
+	require.NoError(t, other.Delete("q", j))
+	assert.Empty(t, rest(t, b, 500*time.Millisecond))
 }

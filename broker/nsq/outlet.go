@@ -249,6 +249,7 @@ func (o *outlet) refused(err *serverError) {
 	}
 	o.err = unsent{o.server.explain("publish", err)}
 	o.mu.Unlock()
+	o.conn.fail(err) // before anybody tries again, who is to do so on another one
 	switch {
 	case isLimit:
 		o.server.learnMaxReq(limit)
@@ -265,7 +266,6 @@ func (o *outlet) refused(err *serverError) {
 	o.sent = nil
 	o.drop()
 	o.mu.Unlock()
-	o.conn.fail(err)
 }
 
 func (o *outlet) message(message) {}

@@ -22,6 +22,7 @@ type Kind struct {
 
 	// lacking says what is not there when Start returns ErrNotInstalled, where that may be more than the binary.
 	lacking string
+	remedy  string // what to do then, where that is another than usual
 
 	// command builds a fresh command, in the foreground and logging to stdout. It runs before every start of the
 	// server, a restart too, so what it writes into the folder must not destroy the data there. Its error wraps

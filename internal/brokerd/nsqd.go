@@ -15,6 +15,8 @@ var Nsqd = Kind{
 	name:    "nsq",
 	binary:  "nsqd",
 	places:  nsqPlaces("nsqd"),
+	lacking: "nsqd is neither on PATH nor where LINDA_TEST_NSQ says",
+	remedy:  "build it from its source, no package has it",
 	ports:   2,
 	command: nsqdCommand,
 	ready:   func(ctx context.Context, s setup, pid int) error { return nsqReady(ctx, s) },

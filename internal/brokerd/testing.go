@@ -37,7 +37,7 @@ func required(kind Kind, list string) bool {
 
 func absent(kind Kind) string {
 	lacking := cmp.Or(kind.lacking, kind.binary+" is not on PATH")
-	return lacking + ": install it or run make test"
+	return lacking + ": " + cmp.Or(kind.remedy, "install it or run make test")
 }
 
 func finish(tb testing.TB, s *Server) {
