@@ -81,6 +81,7 @@ func (b *broker) leftByShare(ctx context.Context, t *topic) (map[int32]int64, er
 		return nil, nil
 	}
 	group := b.shareGroup(t.name)
+	known := false
 	describe := kmsg.NewPtrShareGroupDescribeRequest()
 	describe.GroupIDs = append(describe.GroupIDs, group)
 	err := b.patiently(ctx, func() error {
@@ -96,11 +97,13 @@ func (b *broker) leftByShare(ctx context.Context, t *topic) (map[int32]int64, er
 				return fmt.Errorf("describe the share group %s: %w", group, err)
 			case len(g.Members) > 0:
 				return inTheOtherMode(modeShare, group)
+			default:
+				known = true
 			}
 		}
 		return nil
 	})
-	if err != nil {
+	if err != nil || !known { // then the server would look for long
 		return nil, err
 	}
 	return b.shareStarts(ctx, group, t)

@@ -94,7 +94,7 @@ func (y *tally) isComplete() bool {
 }
 
 // F17: members come and go under load, and stop as they should.
-func TestMembersThatComeAndGoLoseNoJobAndDoubleNone(t *testing.T) {
+func TestInClassicModeMembersThatComeAndGoLoseNoJobAndDoubleNone(t *testing.T) {
 	t.Parallel()
 	server := brokerd.Run(t, brokerd.Kafka)
 	url := strings.Replace(server.URL, "partitions=1", "partitions=4", 1) + classic
@@ -131,7 +131,7 @@ func TestMembersThatComeAndGoLoseNoJobAndDoubleNone(t *testing.T) {
 }
 
 // F17: members die under load.
-func TestMembersThatAreKilledLoseNoJobAndDoubleOnlyWhatTheyHeld(t *testing.T) {
+func TestInClassicModeMembersThatAreKilledLoseNoJobAndDoubleOnlyWhatTheyHeld(t *testing.T) {
 	t.Parallel()
 	server := brokerd.Run(t, brokerd.Kafka)
 	url := strings.Replace(server.URL, "partitions=1", "partitions=4", 1) + classic + "&lock=1s"
