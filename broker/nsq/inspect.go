@@ -33,18 +33,33 @@ func (b *broker) Stats(ctx context.Context, queue string) (linda.Stats, error) {
 	ctx, cancel := limited(ctx)
 	defer cancel()
 	b.settle(ctx, queue)
-	var sum linda.Stats
+	sum, err := b.count(ctx, queue)
+	if err == nil && sum.Reserved > 0 && sleep(ctx, underWay) {
+		sum, err = b.count(ctx, queue)
+	}
+	if err != nil {
+		return none, b.closedOr(err)
+	}
+	return sum, nil
+}
+
+// underWay is how long a FIN may be on its way that another process has sent,
+// whose Delete has returned.
+const underWay = 30 * time.Millisecond
+
+// count adds up what the servers tell.
+func (b *broker) count(ctx context.Context, queue string) (sum linda.Stats, err error) {
 	for _, s := range b.all() {
 		depth, c, err := s.spread(ctx, ready(queue))
 		if err != nil {
-			return none, b.closedOr(err)
+			return sum, err
 		}
 		sum.Ready += depth + c.Depth
 		sum.Delayed += c.Deferred
 		sum.Reserved += c.InFlight
 		depth, c, err = s.topicStats(ctx, dead(queue))
 		if err != nil {
-			return none, b.closedOr(err)
+			return sum, err
 		}
 		sum.Dead += depth + c.Depth + c.InFlight + c.Deferred
 	}
