@@ -242,11 +242,13 @@ func (t *tap) start() {
 
 // consume has the server send jobs of one of its queues.
 func (t *tap) consume(f *flow, from string) {
-	err := t.ch.Qos(f.most, 0, false)
 	var deliveries <-chan amqp.Delivery
-	if err == nil {
-		deliveries, err = t.ch.Consume(from, f.name, false, false, false, false, nil)
-	}
+	err := t.ask(func() (err error) {
+		if err = t.ch.Qos(f.most, 0, false); err == nil {
+			deliveries, err = t.ch.Consume(from, f.name, false, false, false, false, nil)
+		}
+		return err
+	})
 	if err != nil {
 		close(f.over)
 		t.end()
@@ -282,7 +284,7 @@ func (t *tap) stop() {
 	}
 	defer t.limit()()
 	for _, f := range flows {
-		if err := t.ch.Cancel(f.name, false); err != nil {
+		if err := t.ask(func() error { return t.ch.Cancel(f.name, false) }); err != nil {
 			t.end()
 		}
 		<-f.over

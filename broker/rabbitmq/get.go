@@ -17,7 +17,7 @@ type got struct {
 // What comes after ctx has ended waits here for a Fetch, or is given to others.
 func (t *tap) getOne(ctx context.Context, lone bool) (*delivery, error) {
 	select {
-	case t.get <- struct{}{}:
+	case t.turn <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-t.gone:
@@ -29,7 +29,7 @@ func (t *tap) getOne(ctx context.Context, lone bool) (*delivery, error) {
 	}
 	answer := make(chan got)
 	go func() { // ends with the answer, or with the link
-		defer func() { <-t.get }()
+		defer func() { <-t.turn }()
 		m, ok, err := t.ch.Get(from, false)
 		g := got{err: err}
 		if ok && err == nil {

@@ -1,7 +1,9 @@
 package rabbitmq_test
 
 import (
+	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -85,4 +87,42 @@ func TestDelaysAreNeverEarlyAndHardlyLate(t *testing.T) {
 		most = max(most, d)
 	}
 	t.Logf("mean lateness %v, most %v", sum/time.Duration(len(late)), most)
+}
+
+// Looking for jobs while the server is told to send some, or to stop, must not mix
+// up their answers: the channel would be closed, and every reservation lost. There
+// are many queues, since it is a matter of who is put off for a moment.
+func TestPopsBesideFetchesLoseNoReservation(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.RabbitMQ)
+	b := opened(t, server.URL+"?new_queue_wait=0s")
+	var all sync.WaitGroup
+	defer all.Wait()
+	for i := range 24 {
+		queue := fmt.Sprintf("q%d", i)
+		require.NoError(t, b.Push(job("C"), queue))
+		held, err := b.Pop(queue, 60)
+		require.NoError(t, err)
+		require.NotNil(t, held)
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+		defer cancel()
+		all.Go(func() {
+			for ctx.Err() == nil {
+				job, err := b.Pop(queue, 60)
+				assert.NoError(t, err)
+				assert.Nil(t, job, "it is reserved")
+			}
+		})
+		all.Go(func() {
+			for ctx.Err() == nil { // the server is told to stop after a quarter of a second
+				limited, cancel := context.WithTimeout(ctx, 5*time.Millisecond)
+				jobs, err := b.(linda.Fetcher).Fetch(limited, queue, 1, time.Minute)
+				cancel()
+				assert.ErrorIs(t, err, context.DeadlineExceeded)
+				assert.Empty(t, jobs, "it is reserved")
+				time.Sleep(300 * time.Millisecond)
+			}
+			assert.NoError(t, b.Delete(queue, held))
+		})
+	}
 }

@@ -24,7 +24,7 @@ type tap struct {
 	gone  chan struct{}           // closed when the channel is
 	asked chan struct{}           // told when there may be something to tend
 	rests chan chan struct{}      // asks to give away now what nobody has asked for
-	get   chan struct{}           // holds one: whoever uses basic.get, whose answers have no name
+	turn  chan struct{}           // holds one: whoever waits for an answer on ch, since answers have no name; see ask
 
 	reason *amqp.Error // why the server closed the channel; to be read after gone
 
@@ -69,7 +69,8 @@ func newTap(k *link, queue string, c *config, shed func(*tap, []*delivery)) (*ta
 	}
 	t := &tap{
 		queue: queue, from: c.ready(queue), alone: c.alone(queue), most: c.prefetch, ch: ch, link: k, shed: shed,
-		gone: newSignal(), asked: make(chan struct{}, 1), rests: make(chan chan struct{}), get: make(chan struct{}, 1), more: newSignal(), last: time.Now(), trust: firstTrust,
+		gone: newSignal(), asked: make(chan struct{}, 1), rests: make(chan chan struct{}), turn: make(chan struct{}, 1),
+		more: newSignal(), last: time.Now(), trust: firstTrust,
 	}
 	closed := ch.NotifyClose(make(chan *amqp.Error, 1))
 	go func() {
@@ -120,6 +121,19 @@ func (t *tap) take(max int) ([]*delivery, <-chan struct{}) {
 		*from = nil
 	}
 	return jobs, t.more
+}
+
+// ask asks the server for something on the channel when it is its turn. The client
+// gives the next answer to whoever waits for one: of two who wait at the same time
+// each may get that of the other, and the channel is closed.
+func (t *tap) ask(question func() error) error {
+	select {
+	case t.turn <- struct{}{}:
+		defer func() { <-t.turn }()
+		return question()
+	case <-t.gone:
+		return amqp.ErrClosed
+	}
 }
 
 // end closes the channel: all that is in work comes back. Nothing may be
