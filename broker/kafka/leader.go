@@ -154,7 +154,11 @@ func readCommitted(answer *kmsg.OffsetFetchResponse, topics []*topic) ([]committ
 		all[i].offset = -1
 	}
 	for _, g := range answer.Groups {
-		if err := kerr.ErrorForCode(g.ErrorCode); err != nil {
+		err := kerr.ErrorForCode(g.ErrorCode)
+		if errors.Is(err, kerr.GroupIDNotFound) { // as some servers say of a group that has committed nothing
+			continue
+		}
+		if err != nil {
 			return nil, err
 		}
 		for _, t := range g.Topics {
