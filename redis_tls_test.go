@@ -36,7 +36,7 @@ func TestRedisClusterOverTLS(t *testing.T) {
 	for _, s := range g.Servers {
 		require.NoError(t, redisClient(t, s.URL).Do(t.Context(), "CONFIG", "SET", "tls-cluster", "yes").Err())
 	}
-	options := neturl.Values{"ca": {ca}, "cert": {ca}, "key": {key}}
+	options := neturl.Values{"dial_timeout": {"10s"}, "ca": {ca}, "cert": {ca}, "key": {key}}
 	url := "rediss-cluster://" + strings.Join(addrs, ",") + "/?" + options.Encode()
 	require.Eventually(t, func() bool {
 		return knowsOnly(t, openRedis(t, url).(*redis.ClusterClient), addrs)
@@ -83,7 +83,7 @@ func TestRedisSentinelOverTLS(t *testing.T) {
 	own := freePort(t)
 	brokerd.Run(t, brokerd.RedisSentinel(secure), brokerd.Args("--tls-port", own, "--tls-replication", "yes",
 		"--tls-cert-file", ca, "--tls-key-file", key, "--tls-ca-cert-file", ca))
-	options := neturl.Values{"ca": {ca}, "cert": {ca}, "key": {key}, "master_name": {brokerd.SentinelMaster}}
+	options := neturl.Values{"dial_timeout": {"10s"}, "ca": {ca}, "cert": {ca}, "key": {key}, "master_name": {brokerd.SentinelMaster}}
 	url := fmt.Sprintf("rediss-sentinel://127.0.0.1:%s/?%s", own, options.Encode())
 	b := openBroker(t, url)
 	require.NoError(t, b.Push(&linda.Job{Payload: linda.Payload{Class: "C"}}, "q"))
