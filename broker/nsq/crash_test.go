@@ -119,9 +119,15 @@ func fill(t *testing.T, b *broker, ready int, delay time.Duration) (held []*lind
 	for range 5 {
 		require.NoError(t, b.Push(delayed("delayed", delay), "q"))
 	}
-	stats, err := b.Stats(t.Context(), "q")
-	require.NoError(t, err)
-	require.Equal(t, linda.Stats{Ready: int64(ready), Delayed: 5, Reserved: 5}, stats)
+	want := linda.Stats{Ready: int64(ready), Delayed: 5, Reserved: 5}
+	var stats linda.Stats
+	if !assert.Eventually(t, func() bool { // a message is ready until it has come from the topic to the channel
+		var err error
+		stats, err = b.Stats(t.Context(), "q")
+		return err == nil && stats == want
+	}, time.Second, 10*time.Millisecond) {
+		require.Equal(t, want, stats)
+	}
 	return held, pushed
 }
 
