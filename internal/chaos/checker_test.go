@@ -3,6 +3,7 @@ package chaos
 import (
 	"bytes"
 	"iter"
+	"slices"
 	"testing"
 	"time"
 
@@ -91,12 +92,13 @@ func (t *tale) all() iter.Seq2[Event, error] {
 	}
 }
 
-// check ends the history and returns what the checker says.
+// check returns what the checker says of the history and its end. The tale stays as
+// it is: other tests read it.
 func (t *tale) check(tb testing.TB, rules Rules) *Report {
 	tb.Helper()
 	rules.Lease = lease
-	t.add(Event{Kind: Drained})
-	r, err := Check(rules, t.all())
+	ended := &tale{now: t.now, events: slices.Clone(t.events)}
+	r, err := Check(rules, ended.add(Event{Kind: Drained}).all())
 	require.NoError(tb, err)
 	return r
 }
