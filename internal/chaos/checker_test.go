@@ -167,6 +167,16 @@ var stories = map[string]struct {
 
 	"I3 a deleted job is delivered": {tale: tell().push(1, 0).run(1, 1, 1).fetch(2, 1, 2), breaks: []Rule{I3}},
 	"I3 a deleted job is dead":      {tale: tell().push(1, 0).run(1, 1, 1).present(1, InDead), breaks: []Rule{I3}},
+	"I3 an older delivery, forgotten by a server that was killed, is told of late": {tale: func() *tale {
+		t := tell().push(1, 0).fault(KillServer, 0, time.Second).run(2, 1, 1).fetch(1, 1, 1)
+		t.events[len(t.events)-1].Value = t.events[3].At + 1 // just after the push
+		return t
+	}(), rules: Rules{Inexact: true, Bound: true}},
+	"I3 an older delivery of the same attempt, and nobody killed the server": {tale: func() *tale {
+		t := tell().push(1, 0).wait(time.Second).run(2, 1, 1).fetch(1, 1, 1)
+		t.events[len(t.events)-1].Value = t.events[3].At + 1
+		return t
+	}(), rules: Rules{Inexact: true, Bound: true}, breaks: []Rule{I3}},
 	"I3 an older delivery is told of late": {tale: func() *tale {
 		t := tell().push(1, 0).add(Event{Kind: FaultBegins, Code: uint8(StopWorker), Proc: 1})
 		sent := t.now

@@ -15,7 +15,7 @@ func (c *Checker) fetched(e Event) {
 		c.fail(I2, e, "nobody pushed it")
 	case j.push == PushRefused:
 		c.fail(I2, e, "its push was refused")
-	case (j.done || j.dead) && !(e.Value < j.doneAt && e.Attempt < j.res.attempt):
+	case (j.done || j.dead) && !c.before(j, e):
 		if !c.copied(j) {
 			c.fail(I3, e, "it was over")
 		}
@@ -33,6 +33,14 @@ func (c *Checker) fetched(e Event) {
 		c.follow(j, c.cause(j, j.res, e), e)
 	}
 	j.res = next
+}
+
+// before reports whether a reservation that is told of late began before its job was
+// over. Its attempt is smaller than that of the one that ended the job, unless the
+// server was killed in between and does not remember what was reserved then.
+func (c *Checker) before(j *job, e Event) bool {
+	forgot := c.rules.Inexact && e.Attempt == j.res.attempt && c.faults.server(e.Value, j.doneAt)
+	return e.Value < j.doneAt && (e.Attempt < j.res.attempt || forgot)
 }
 
 // unseen judges deliveries that the broker has counted and of which no process
