@@ -9,6 +9,9 @@ import (
 func (c *Checker) started(e Event) {
 	j := c.job(e)
 	r, latest := c.at(e)
+	if r == nil && j.twice { // as in settled
+		return
+	}
 	if r == nil {
 		c.fail(I2, e, "it runs without a reservation")
 		return
@@ -112,6 +115,8 @@ func (c *Checker) ended(e Event) {
 	r, _ := c.at(e)
 	switch {
 	case r == nil && e.Kind == ContextEnded && c.job(e).res.proc != 0: // it was told already that it is lost
+	case r == nil && c.job(e).twice: // as in settled
+		c.job(e).succeeded = c.job(e).succeeded || e.Kind == Finished && e.Code == Success
 	case r == nil:
 		c.fail(I2, e, "it ends without having been reserved")
 	case e.Kind == ContextEnded:
