@@ -132,9 +132,10 @@ var stories = map[string]struct {
 	"I3 anew: its worker was killed, and both are there": {tale: tell().push(1, 0).fail(1, 1, 1).kill(1).run(2, 1, 2).run(2, 1, 2), rules: Rules{Anew: true}},
 	"I3 anew: its connection was cut, and both are there": {tale: tell().push(1, 0).fail(1, 1, 1).fault(Reset, 0, time.Second).
 		run(2, 1, 2).run(2, 1, 2), rules: Rules{Anew: true, Bound: true}},
-	"I2 anew: one process has both copies, and runs one after the other": {tale: tell().push(1, 0).fail(1, 1, 1).kill(1).
-		fetch(2, 1, 2).fetch(2, 1, 2).start(2, 1, 2).finish(2, 1, 2, Success).settle(2, 1, 2, EndDelete).
-		start(2, 1, 2).finish(2, 1, 2, Success).settle(2, 1, 2, EndDelete), rules: Rules{Anew: true}},
+	"I2 anew: one process has both copies, and runs one after the other": {tale: tell().push(1, 0).fail(2, 1, 1).kill(2).
+		add(Event{Kind: Began, Proc: 3, Code: Worker}).run(3, 1, 2).
+		fetch(1, 1, 2).fetch(1, 1, 2).start(1, 1, 2).finish(1, 1, 2, Success).settle(1, 1, 2, EndDelete).
+		start(1, 1, 2).finish(1, 1, 2, Success).settle(1, 1, 2, EndDelete), rules: Rules{Anew: true}},
 	"I3 anew: a release of unknown outcome was tried again": {tale: tell().push(1, 0).fail(1, 1, 1).
 		add(Event{Kind: SettleUnsure, Proc: 1, Job: 1, Attempt: 1, Code: EndRelease}).settle(1, 1, 1, EndRelease).
 		run(2, 1, 2).run(2, 1, 2), rules: Rules{Anew: true}},
