@@ -116,8 +116,6 @@ func (d *Dispatcher) Later(ctx context.Context, delay time.Duration, job *Job) e
 // by the deadline of ctx, or within 5 s if there is none. A job that
 // cannot be encoded keeps the whole batch from being pushed; the error is a
 // [*BatchError] where the broker took some of the jobs and not the others.
-// Methods by which arguments encode themselves may be called from several
-// goroutines at once.
 func (d *Dispatcher) PushBatch(ctx context.Context, jobs []*Job) error {
 	d.mu.Lock()
 	backend, queue := d.backend, d.settings.Queue

@@ -1,13 +1,9 @@
 package linda
 
 import (
-	"cmp"
 	"context"
-	"errors"
-	"runtime"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
 )
 
@@ -53,48 +49,14 @@ func (b *redisBroker) PushBatch(ctx context.Context, queue string, jobs []*Job) 
 	return Batch(errs)
 }
 
-const (
-	// redisSpace is how many bytes bodies of a batch share an array.
-	redisSpace = 64 << 10
-	// redisShare is how many jobs of a batch are worth a goroutine to encode them.
-	redisShare = 250
-)
+// redisSpace is how many bytes bodies of a batch share an array.
+const redisSpace = 64 << 10
 
-// errNotEncoded is left where an argument's method has ended its goroutine.
-var errNotEncoded = errors.New("linda: redis: the argument of a job has not let it be encoded")
-
-// encodeAll returns the bodies of jobs, which the processors share: to encode a
-// batch takes longer than to send it.
-func (b *redisBroker) encodeAll(jobs []*Job, queue string) ([]redisPush, error) {
-	pushes := make([]redisPush, len(jobs))
-	workers := min(runtime.GOMAXPROCS(0), len(jobs)/redisShare)
-	if workers < 2 {
-		return pushes, b.encodeInto(pushes, jobs, queue)
-	}
-	share := (len(jobs) + workers - 1) / workers
-	errs, panics := make([]error, workers), make([]any, workers)
-	var all sync.WaitGroup
-	for i := range workers {
-		from, to := i*share, min((i+1)*share, len(jobs))
-		all.Go(func() {
-			defer func() { panics[i] = recover() }() // of an argument's method: it is the caller's to bear
-			errs[i] = errNotEncoded
-			errs[i] = b.encodeInto(pushes[from:to], jobs[from:to], queue)
-		})
-	}
-	all.Wait()
-	for _, v := range panics {
-		if v != nil {
-			panic(v)
-		}
-	}
-	return pushes, cmp.Or(errs...)
-}
-
-// encodeInto encodes jobs into pushes. Each body is like no other: a job whose id
+// encodeAll returns the bodies of jobs. Each is like no other: a job whose id
 // the program has chosen, and may push twice, gets a token besides. A set holds
 // a body once, and a reservation is fenced by it.
-func (b *redisBroker) encodeInto(pushes []redisPush, jobs []*Job, queue string) error {
+func (b *redisBroker) encodeAll(jobs []*Job, queue string) ([]redisPush, error) {
+	pushes := make([]redisPush, len(jobs))
 	var space []byte // what is left of the array
 	for i, job := range jobs {
 		if cap(space) < bodySize {
@@ -106,12 +68,12 @@ func (b *redisBroker) encodeInto(pushes []redisPush, jobs []*Job, queue string) 
 		}
 		body, err := appendBody(space, job, queue, token)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		pushes[i] = redisPush{delay: job.Delay, body: body[:len(body):len(body)]}
 		space = body[len(body):]
 	}
-	return nil
+	return pushes, nil
 }
 
 // token returns a text that no other call has returned, in any process.

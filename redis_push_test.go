@@ -27,7 +27,7 @@ func (a number) MarshalJSON() ([]byte, error) {
 	return strconv.AppendInt(nil, int64(a.n), 10), nil
 }
 
-// numbers makes a batch that is large enough to be encoded by several goroutines.
+// numbers makes a large batch.
 func numbers(what func() error) []*linda.Job {
 	jobs := make([]*linda.Job, 1234)
 	for i := range jobs {
