@@ -113,8 +113,12 @@ func servesQueuesOfEveryMaster(t *testing.T, url string) {
 	for i := range queues { // so many are not all on one
 		s.Queues = append(s.Queues, linda.Share{Queue: fmt.Sprint("served-", i)})
 	}
-	d, err := linda.New(s)
-	require.NoError(t, err)
+	var d *linda.Dispatcher
+	require.Eventually(t, func() bool { // a busy machine is slow to greet so many nodes by TLS
+		var err error
+		d, err = linda.New(s)
+		return err == nil
+	}, 30*time.Second, 100*time.Millisecond)
 	defer d.Close()
 	first := s.Queues[0].Queue
 	require.NoError(t, d.Limit(linda.Limit{Class: "limited", Running: ofClass}))
