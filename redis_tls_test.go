@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	neturl "net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -23,6 +24,9 @@ import (
 // TestRedisClusterOverTLS turns TLS on in a cluster that runs: its nodes then
 // name their TLS ports to clients, and speak TLS to one another.
 func TestRedisClusterOverTLS(t *testing.T) {
+	if os.Getenv("LINDA_LONG") == "" {
+		t.Skip("set LINDA_LONG=1: nodes of Redis 7.0 that are told of TLS while they run may go on naming ports without it")
+	}
 	t.Parallel()
 	g := brokerd.RunGroup(t, brokerd.StartRedisCluster)
 	files := brokerd.Run(t, brokerd.RedisTLS).Dir // its certificate is for 127.0.0.1
@@ -36,7 +40,7 @@ func TestRedisClusterOverTLS(t *testing.T) {
 	for _, s := range g.Servers {
 		require.NoError(t, redisClient(t, s.URL).Do(t.Context(), "CONFIG", "SET", "tls-cluster", "yes").Err())
 	}
-	options := neturl.Values{"dial_timeout": {"10s"}, "ca": {ca}, "cert": {ca}, "key": {key}}
+	options := neturl.Values{"ca": {ca}, "cert": {ca}, "key": {key}}
 	url := "rediss-cluster://" + strings.Join(addrs, ",") + "/?" + options.Encode()
 	require.Eventually(t, func() bool {
 		return knowsOnly(t, openRedis(t, url).(*redis.ClusterClient), addrs)
@@ -83,7 +87,7 @@ func TestRedisSentinelOverTLS(t *testing.T) {
 	own := freePort(t)
 	brokerd.Run(t, brokerd.RedisSentinel(secure), brokerd.Args("--tls-port", own, "--tls-replication", "yes",
 		"--tls-cert-file", ca, "--tls-key-file", key, "--tls-ca-cert-file", ca))
-	options := neturl.Values{"dial_timeout": {"10s"}, "ca": {ca}, "cert": {ca}, "key": {key}, "master_name": {brokerd.SentinelMaster}}
+	options := neturl.Values{"ca": {ca}, "cert": {ca}, "key": {key}, "master_name": {brokerd.SentinelMaster}}
 	url := fmt.Sprintf("rediss-sentinel://127.0.0.1:%s/?%s", own, options.Encode())
 	b := openBroker(t, url)
 	require.NoError(t, b.Push(&linda.Job{Payload: linda.Payload{Class: "C"}}, "q"))
