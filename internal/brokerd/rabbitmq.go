@@ -176,6 +176,7 @@ func (s *Server) Eval(ctx context.Context, call string) (string, error) {
 	args := append(rabbitDistribution(s.setup, "ask-"+filepath.Base(s.Dir)+"@localhost"),
 		"-dist_listen", "false", "-hidden", "-noinput", "-eval", ask)
 	cmd := exec.CommandContext(ctx, "erl", args...)
+	cmd.Dir = s.Dir // a machine that crashes leaves its dump there
 	cmd.Env = append(os.Environ(), "HOME="+s.Dir)
 	out, err := cmd.CombinedOutput()
 	if err != nil || strings.Contains(string(out), "badrpc") {
