@@ -83,10 +83,10 @@ func TestTLS(t *testing.T) {
 	require.NoError(t, b.Delete("q", fetch(t, b, 1, time.Minute)[0]))
 	_, err := linda.NewBroker("nsq+tls://" + server.Addr)
 	assert.ErrorContains(t, err, "certificate", "of an unknown authority")
-	_, err = linda.NewBroker(server.URL)
+	plain, err := linda.NewBroker(server.URL)
 	if err == nil { // it is only refused what it asks for
-		plain := opened(t, server.URL)
 		err = plain.Push(job("job"), "q")
+		assert.NoError(t, plain.Close())
 	}
 	assert.Error(t, err)
 }

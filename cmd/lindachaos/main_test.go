@@ -105,13 +105,11 @@ func TestNSQKeepsItsPromisesInShortChaos(t *testing.T) {
 	t.Log(out.String())
 }
 
-// Its server is neither killed nor stopped, since to start it again takes seconds; and no
-// connection is a black hole: on a busy machine all may rest for longer after one than the
-// checker allows.
+// Its server is neither killed nor stopped, since to start it again takes seconds.
 func TestKafkaKeepsItsPromisesInShortChaos(t *testing.T) {
 	brokerd.Run(t, brokerd.Kafka) // skips where there is none
 	var out bytes.Buffer
-	status := command(t.Context(), strings.Fields("-broker kafka -for 12s -gap 400ms -rate 500 -workers 3 -off 4,5,8 -seed 0x5eed"), &out)
+	status := command(t.Context(), strings.Fields("-broker kafka -for 12s -gap 400ms -rate 500 -workers 3 -off 4,5 -seed 0x5eed"), &out)
 	require.Zero(t, status, out.String())
 	assert.Contains(t, out.String(), "fault: worker killed")
 	t.Log(out.String())

@@ -283,6 +283,8 @@ var stories = map[string]struct {
 	"I10 nothing happens in an outage":    {tale: tell().push(1, 0).push(2, 0).run(1, 2, 1).fault(KillServer, 0, 10*time.Second).run(1, 1, 1)},
 	"I10 nothing happens, nothing is due": {tale: tell().push(1, 10*time.Second).wait(11*time.Second).run(1, 1, 1)},
 	"I10 nothing happens, and then it is": {tale: tell().push(1, time.Second).wait(11*time.Second).run(1, 1, 1), breaks: []Rule{I10}},
+	"I10 nothing happens, nothing is left": {tale: tell().push(1, 0).fetch(1, 1, 1).start(1, 1, 1).finish(1, 1, 1, Success).kill(1).
+		push(2, 0).wait(time.Second).run(2, 2, 1).wait(lease + 6*time.Second)},
 	"I10 killed, and not run again soon": {tale: tell().push(1, 0).fetch(1, 1, 1).start(1, 1, 1).kill(1).wait(2*lease).run(2, 1, 2),
 		rules: Rules{Rerun: lease + time.Second}, breaks: []Rule{I10}},
 	"I10 killed, and run again soon": {tale: tell().push(1, 0).fetch(1, 1, 1).start(1, 1, 1).kill(1).wait(lease).run(2, 1, 2),
