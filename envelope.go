@@ -45,11 +45,7 @@ func appendBody(b []byte, job *Job, queue, token string) ([]byte, error) {
 	head.Token = token
 	b = head.appendTo(b)
 	headEnd := len(b)
-	b = append(b, `,"queue":`...)
-	b = appendString(b, queue)
-	b = append(b, `,"Payload":{"class":`...)
-	b = appendString(b, job.Payload.Class)
-	b = append(b, `,"args":`...)
+	b = appendFrame(b, queue, job.Payload.Class)
 	if plain, ok := appendPlain(b, job.Payload.Args); ok && job.Payload.raw == "" && len(plain)-headEnd+2 <= MaxBody {
 		return append(plain, "}}"...), nil
 	}
@@ -64,6 +60,15 @@ func appendBody(b []byte, job *Job, queue, token string) ([]byte, error) {
 		return nil, err
 	}
 	return b, nil
+}
+
+// appendFrame appends what is between the header and the arguments.
+func appendFrame(b []byte, queue, class string) []byte {
+	b = append(b, `,"queue":`...)
+	b = appendString(b, queue)
+	b = append(b, `,"Payload":{"class":`...)
+	b = appendString(b, class)
+	return append(b, `,"args":`...)
 }
 
 // newHeader checks what the caller set on a job that is pushed for the first
@@ -85,7 +90,7 @@ func newHeader(job *Job) (header, error) {
 	switch c := job.Payload.Class; {
 	case h.ID != "" && !validID(h.ID):
 		return header{}, fmt.Errorf("%w: id %.64q: 1 to %d printable ASCII characters, no quote or backslash", ErrBadJob, h.ID, maxID)
-	case c == "" || len(c) > maxName || !utf8.ValidString(c):
+	case !validClass(c):
 		return header{}, fmt.Errorf("%w: class %.64q: 1 to %d bytes of UTF-8", ErrBadJob, c, maxName)
 	case len(job.UniqueKey) > maxName || !utf8.ValidString(job.UniqueKey):
 		return header{}, fmt.Errorf("%w: unique key: up to %d bytes of UTF-8", ErrBadJob, maxName)
@@ -103,6 +108,17 @@ func newHeader(job *Job) (header, error) {
 		return header{}, fmt.Errorf("%w: headers: %d bytes, at most %d", ErrTooLarge, size, maxHeader/8)
 	}
 	return h, nil
+}
+
+func validClass(name string) bool {
+	return name != "" && len(name) <= maxName && utf8.ValidString(name)
+}
+
+// simple reports whether a job that is pushed has nothing to say in its header
+// but an id and a count, which are new.
+func (j *Job) simple() bool {
+	return j.ID == "" && j.body == "" && j.receipt == nil && j.head.Err == "" && j.Payload.raw == "" &&
+		j.MaxAttempts == 0 && j.TimeLimit == 0 && j.UniqueKey == "" && j.UniqueTTL == 0 && len(j.Headers) == 0
 }
 
 // Decode reads a body that was stored in a queue. The job is never nil: where

@@ -239,8 +239,8 @@ func appendPlain(b []byte, args []any) (plain []byte, ok bool) {
 		case int64:
 			b = strconv.AppendInt(b, v, 10)
 		case float64:
-			if size := math.Abs(v); v != 0 && !(1e-6 <= size && size < 1e21) {
-				return nil, false // with an exponent, or no number
+			if !plainFloat(v) {
+				return nil, false
 			}
 			b = strconv.AppendFloat(b, v, 'f', -1, 64)
 		case bool:
@@ -252,6 +252,39 @@ func appendPlain(b []byte, args []any) (plain []byte, ok bool) {
 		}
 	}
 	return append(b, ']'), true
+}
+
+// plainSize returns how many bytes appendPlain appends at most, and whether it
+// will.
+func plainSize(args []any) (size int, ok bool) {
+	const number = 32 // bytes of the longest, and more than true, false and null
+	if len(args) > maxValues/2 {
+		return 0, false
+	}
+	size = len("[]") + (number+len(","))*len(args)
+	for _, arg := range args {
+		switch v := arg.(type) {
+		case string:
+			if !ascii(v) {
+				return 0, false
+			}
+			size += len(v)
+		case int, int64, bool, nil:
+		case float64:
+			if !plainFloat(v) {
+				return 0, false
+			}
+		default:
+			return 0, false
+		}
+	}
+	return size, true
+}
+
+// plainFloat reports whether a number is written without an exponent.
+func plainFloat(v float64) bool {
+	size := math.Abs(v)
+	return v == 0 || 1e-6 <= size && size < 1e21
 }
 
 // ascii reports whether s is a JSON string as it stands, of ASCII only.

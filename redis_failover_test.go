@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -114,7 +113,10 @@ func (l *failoverLog) push(t *testing.T, d *linda.Dispatcher, stop chan struct{}
 // promoted reports whether one of the servers is a master now.
 func promoted(ctx context.Context, servers []*brokerd.Server) bool {
 	for _, s := range servers {
-		c := redis.NewClient(&redis.Options{Addr: s.Addr, DialerRetries: 1})
+		c, err := linda.OpenRedis(s.URL)
+		if err != nil {
+			return false
+		}
 		role := c.Info(ctx, "replication").Val()
 		_ = c.Close()
 		if strings.Contains(role, "role:master") {
@@ -127,8 +129,9 @@ func promoted(ctx context.Context, servers []*brokerd.Server) bool {
 // holder returns which of the servers takes writes to a key.
 func holder(t *testing.T, servers []*brokerd.Server, key string) string {
 	for _, s := range servers {
-		c := redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1})
-		err := c.LPushX(t.Context(), key, "x").Err()
+		c, err := linda.OpenRedis(s.URL)
+		require.NoError(t, err)
+		err = c.LPushX(t.Context(), key, "x").Err()
 		_ = c.Close()
 		if err == nil {
 			return s.Addr

@@ -16,9 +16,12 @@ func (b *redisBroker) PushBatch(ctx context.Context, queue string, jobs []*Job) 
 	if err := b.check(ctx, queue); err != nil {
 		return err
 	}
-	pushes, err := b.encodeAll(jobs, queue)
-	if err != nil {
-		return err
+	pushes, late := b.encodeLate(jobs, queue)
+	if !late {
+		var err error
+		if pushes, err = b.encodeAll(jobs, queue); err != nil {
+			return err
+		}
 	}
 	keyed := func(job *Job) bool { return job.UniqueKey != "" }
 	if slices.ContainsFunc(jobs, keyed) {
@@ -37,7 +40,7 @@ func (b *redisBroker) PushBatch(ctx context.Context, queue string, jobs []*Job) 
 	}
 	var errs []error
 	for sent, n := 0, 0; sent < len(pushes); sent += n {
-		n = redisChunk(pushes[sent:], func(p redisPush) int { return len(p.body) })
+		n = redisChunk(pushes[sent:], func(p redisPush) int { return p.size })
 		err := b.push(ctx, queue, pushes[sent:sent+n])
 		if err != nil && errs == nil {
 			errs = make([]error, len(pushes))
@@ -70,7 +73,7 @@ func (b *redisBroker) encodeAll(jobs []*Job, queue string) ([]redisPush, error) 
 		if err != nil {
 			return nil, err
 		}
-		pushes[i] = redisPush{delay: job.Delay, body: body[:len(body):len(body)]}
+		pushes[i] = redisPush{delay: job.Delay, size: len(body), body: body[:len(body):len(body)]}
 		space = body[len(body):]
 	}
 	return pushes, nil

@@ -31,12 +31,20 @@ type redisLine struct {
 // redisPush is a job on its way to the server.
 type redisPush struct {
 	delay time.Duration
-	body  []byte
+	size  int         // of the body, or a little more
+	body  []byte      // nil: job is encoded by batch when it is written
+	job   *Job        // nil where there is a body
+	batch *redisBatch // nil where there is a body
 }
 
-// MarshalBinary gives go-redis the body; as an argument of a command, a pointer
-// is not allocated, as a slice is.
-func (p *redisPush) MarshalBinary() ([]byte, error) { return p.body, nil }
+// MarshalBinary gives go-redis the body, which it copies; as an argument of a
+// command, a pointer is not allocated, as a slice is.
+func (p *redisPush) MarshalBinary() ([]byte, error) {
+	if p.body == nil {
+		return p.batch.encode(p.job)
+	}
+	return p.body, nil
+}
 
 type waitingPush struct {
 	redisPush
@@ -126,9 +134,26 @@ func (b *redisBroker) sendFor(line redisLine) {
 		for _, w := range waiting {
 			w.answer <- err
 		}
-		// Those who got their answers may have another push: without a chance
-		// to join, the first of them would find the line gone and send alone.
+		b.lines.gather(line, len(waiting))
+	}
+}
+
+// redisYields is how often a sender lets others run, to see whether they join.
+const redisYields = 4
+
+// gather gives those who got their answers a chance to join with another push,
+// until as many have: otherwise the first of them would find the line gone and
+// send alone, or the next exchange would go with a few of them and leave the
+// rest to wait for its end.
+func (l *redisLines) gather(line redisLine, answered int) {
+	for range redisYields {
 		runtime.Gosched()
+		l.mu.Lock()
+		joined := len(l.lines[line])
+		l.mu.Unlock()
+		if joined >= answered {
+			return
+		}
 	}
 }
 
@@ -142,7 +167,7 @@ func (l *redisLines) next(line redisLine) []*waitingPush {
 		delete(l.lines, line)
 		return nil
 	}
-	n := redisChunk(waiting, func(w *waitingPush) int { return len(w.body) })
+	n := redisChunk(waiting, func(w *waitingPush) int { return w.size })
 	l.lines[line] = slices.Clone(waiting[n:])
 	return waiting[:n:n]
 }

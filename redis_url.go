@@ -67,6 +67,9 @@ func readRedisURL(url *neturl.URL) (*redisConfig, error) {
 	// A command that is sent again may be carried out twice. What can be
 	// repeated is repeated by linda.
 	c.MaxRetries = -1
+	// linda needs nothing of version 3, which has the client look for
+	// notifications before each command, by a system call.
+	c.Protocol = 2
 	if err := c.readPlace(url); err != nil {
 		return nil, err
 	}

@@ -14,9 +14,10 @@ type contestant interface {
 	name() string
 	// push adds one job and returns once the server has it.
 	push(ctx context.Context, n int) error
-	// pushBatch adds the jobs from number first on, in one exchange with the
-	// server or in few. It is errNone where there is no such call.
-	pushBatch(ctx context.Context, first, count int) error
+	// batch makes the jobs from number first on and returns what pushes them,
+	// in one exchange with the server or in few. It is errNone where there is no
+	// such call.
+	batch(first, count int) (push func(ctx context.Context) error, err error)
 	// later is push of a job that is due after delay.
 	later(ctx context.Context, n int, delay time.Duration) error
 	// run works until ctx ends and everything is settled. It calls handle for

@@ -32,7 +32,7 @@ func (c *asynqContestant) enqueue(ctx context.Context, n int, opts ...asynq.Opti
 
 func (c *asynqContestant) push(ctx context.Context, n int) error { return c.enqueue(ctx, n) }
 
-func (*asynqContestant) pushBatch(context.Context, int, int) error { return errNone }
+func (*asynqContestant) batch(int, int) (func(context.Context) error, error) { return nil, errNone }
 
 func (c *asynqContestant) later(ctx context.Context, n int, delay time.Duration) error {
 	return c.enqueue(ctx, n, asynq.ProcessIn(delay))

@@ -73,21 +73,21 @@ func (c *bareContestant) push(ctx context.Context, n int) error {
 	return c.client.RPush(ctx, queue, body).Err()
 }
 
-func (c *bareContestant) pushBatch(ctx context.Context, first, count int) error {
+func (c *bareContestant) batch(first, count int) (func(context.Context) error, error) {
 	values := make([]any, count)
 	for i := range values {
 		body, err := c.body(first + i)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		values[i] = body
 	}
-	return c.client.RPush(ctx, queue, values...).Err()
+	return func(ctx context.Context) error { return c.client.RPush(ctx, queue, values...).Err() }, nil
 }
 
-// pushEncoding is pushBatch of jobs that encoding/json encodes now, with an id
-// as a program would make it.
-func (c *bareContestant) pushEncoding(ctx context.Context, first, count int) error {
+// encodingBatch is batch of jobs that encoding/json encodes when they are
+// pushed, with an id as a program would make it.
+func (c *bareContestant) encodingBatch(first, count int) (func(context.Context) error, error) {
 	type payload struct {
 		Class string `json:"class"`
 		Args  []any  `json:"args"`
@@ -96,19 +96,21 @@ func (c *bareContestant) pushEncoding(ctx context.Context, first, count int) err
 		ID string `json:"id"`
 		N  int    `json:"n"`
 	}
-	values := make([]any, count)
-	for i := range values {
-		body, err := json.Marshal(struct {
-			Linda   head   `json:"linda"`
-			Queue   string `json:"queue"`
-			Payload payload
-		}{head{ID: linda.NewID()}, queue, payload{"C", arguments(first + i)}})
-		if err != nil {
-			return err
+	return func(ctx context.Context) error {
+		values := make([]any, count)
+		for i := range values {
+			body, err := json.Marshal(struct {
+				Linda   head   `json:"linda"`
+				Queue   string `json:"queue"`
+				Payload payload
+			}{head{ID: linda.NewID()}, queue, payload{"C", arguments(first + i)}})
+			if err != nil {
+				return err
+			}
+			values[i] = body
 		}
-		values[i] = body
-	}
-	return c.client.RPush(ctx, queue, values...).Err()
+		return c.client.RPush(ctx, queue, values...).Err()
+	}, nil
 }
 
 func (*bareContestant) later(context.Context, int, time.Duration) error { return errNone }

@@ -30,12 +30,12 @@ func (c *lindaContestant) push(ctx context.Context, n int) error {
 	return c.producer.Push(ctx, lindaJob(n))
 }
 
-func (c *lindaContestant) pushBatch(ctx context.Context, first, count int) error {
+func (c *lindaContestant) batch(first, count int) (func(context.Context) error, error) {
 	jobs := make([]*linda.Job, count)
 	for i := range jobs {
 		jobs[i] = lindaJob(first + i)
 	}
-	return c.producer.PushBatch(ctx, jobs)
+	return func(ctx context.Context) error { return c.producer.PushBatch(ctx, jobs) }, nil
 }
 
 func (c *lindaContestant) later(ctx context.Context, n int, delay time.Duration) error {

@@ -38,8 +38,8 @@ type measurement struct {
 var measurements = []measurement{
 	{name: "push by 1", run: pushing(1, 10_000)},
 	{name: "push by 16", run: pushing(16, 20_000)},
-	{name: "push in batches", run: batches("push in batches of 1,000", 50_000, contestant.pushBatch)},
-	{name: "push in batches, all encode", run: batches("push in batches of 1,000, bare encodes meanwhile", 50_000, pushEncoding)},
+	{name: "push in batches", run: batches("push in batches of 1,000", 50_000, contestant.batch)},
+	{name: "push in batches, all encode", run: batches("push in batches of 1,000, bare encodes meanwhile", 50_000, encodingBatch)},
 	{name: "drain by 10", run: draining(10, 0, 50_000)},
 	{name: "drain by 50", slow: true, run: draining(50, 0, 50_000)},
 	{name: "drain by 200", slow: true, run: draining(200, 0, 50_000)},
@@ -145,19 +145,27 @@ func pushing(goroutines, most int) func(context.Context, *bench, contestant) err
 	}
 }
 
-// pushEncoding is pushBatch of contestants that all encode while the clock runs.
-func pushEncoding(c contestant, ctx context.Context, first, count int) error {
+// encodingBatch is batch of contestants that all encode when they push.
+func encodingBatch(c contestant, first, count int) (func(context.Context) error, error) {
 	if bare, ok := c.(*bareContestant); ok {
-		return bare.pushEncoding(ctx, first, count)
+		return bare.encodingBatch(first, count)
 	}
-	return c.pushBatch(ctx, first, count)
+	return c.batch(first, count)
 }
 
-func batches(row string, count int, push func(c contestant, ctx context.Context, first, count int) error) func(context.Context, *bench, contestant) error {
+func batches(row string, count int, batch func(c contestant, first, count int) (func(context.Context) error, error)) func(context.Context, *bench, contestant) error {
 	return func(ctx context.Context, b *bench, c contestant) error {
-		began := time.Now()
+		var pushes []func(context.Context) error
 		for first := 0; first < count; first += 1000 {
-			if err := push(c, ctx, first, 1000); err != nil {
+			push, err := batch(c, first, 1000)
+			if err != nil {
+				return err
+			}
+			pushes = append(pushes, push)
+		}
+		began := time.Now()
+		for _, push := range pushes {
+			if err := push(ctx); err != nil {
 				return err
 			}
 		}
@@ -186,8 +194,11 @@ func (b *bench) holds(ctx context.Context, count int) error {
 func fill(ctx context.Context, c contestant, count int) error {
 	for first := 0; first < count; first += 1000 {
 		size := min(1000, count-first)
-		err := c.pushBatch(ctx, first, size)
-		if errors.Is(err, errNone) {
+		push, err := c.batch(first, size)
+		switch {
+		case err == nil:
+			err = push(ctx)
+		case errors.Is(err, errNone):
 			err = spread(16, size, func(n int) error { return c.push(ctx, first+n) })
 		}
 		if err != nil {

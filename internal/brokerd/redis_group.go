@@ -68,27 +68,81 @@ var redisNode = Kind{
 	binary: "redis-server",
 	ports:  2,
 	command: func(ctx context.Context, s setup) (*exec.Cmd, error) {
-		return redisCommandWith(ctx, s, "--port", strconv.Itoa(s.ports[0]), "--cluster-port", strconv.Itoa(s.ports[1]),
-			"--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0",
-			"--repl-diskless-sync-delay", "0")
+		return redisNodeCommand(ctx, s, "--port", strconv.Itoa(s.ports[0]))
 	},
 	ready: redisReady,
 	url:   redisURL,
 }
 
+func redisNodeCommand(ctx context.Context, s setup, own ...string) (*exec.Cmd, error) {
+	return redisCommandWith(ctx, s, append([]string{"--cluster-port", strconv.Itoa(s.ports[1]),
+		"--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0",
+		"--repl-diskless-sync-delay", "0"}, own...)...)
+}
+
+// redisNodeTLS is a node that speaks TLS only, to clients and to the other nodes. All have the same certificate, each
+// in files of its own, as RedisTLS has.
+func redisNodeTLS(cert, key []byte) Kind {
+	return Kind{
+		name:   "redis",
+		binary: "redis-server",
+		ports:  2,
+		command: func(ctx context.Context, s setup) (*exec.Cmd, error) {
+			err := errors.Join(os.WriteFile(certOf(s), cert, 0o600), os.WriteFile(keyOf(s), key, 0o600))
+			if err != nil {
+				return nil, err
+			}
+			return redisNodeCommand(ctx, s, append(redisTLSArgs(s), "--tls-cluster", "yes", "--tls-replication", "yes")...)
+		},
+		ready: redisTLSReady,
+		url:   redisTLSURL,
+	}
+}
+
 // StartRedisCluster starts a cluster of three masters with a replica each: the servers 3, 4 and 5 are those of 0, 1
 // and 2. It needs Redis 7.
 func StartRedisCluster(ctx context.Context) (*Group, error) {
-	g, err := startGroup(ctx, 2*groupMasters, func(int) Kind { return redisNode }, nil)
+	return startCluster(ctx, "redis-cluster://%s/", redisNode, func(s *Server) *redis.Options {
+		return &redis.Options{Addr: s.Addr}
+	})
+}
+
+// StartRedisClusterTLS is StartRedisCluster of nodes that speak nothing but TLS.
+func StartRedisClusterTLS(ctx context.Context) (*Group, error) {
+	cert, key, err := newCertificateFiles()
+	if err != nil {
+		return nil, err
+	}
+	config, err := testTLSConfigOf(cert, key, cert)
+	if err != nil {
+		return nil, err
+	}
+	g, err := startCluster(ctx, "rediss-cluster://%s/", redisNodeTLS(cert, key), func(s *Server) *redis.Options {
+		return &redis.Options{Addr: s.Addr, TLSConfig: config}
+	})
+	if err != nil {
+		return nil, err
+	}
+	_, options, _ := strings.Cut(g.Servers[0].URL, "?")
+	g.URL += "?" + options
+	return g, nil
+}
+
+// startCluster starts the nodes of a cluster and joins them by clients with the options that it is given.
+func startCluster(ctx context.Context, url string, node Kind, options func(*Server) *redis.Options) (*Group, error) {
+	g, err := startGroup(ctx, 2*groupMasters, func(int) Kind { return node }, nil)
 	if err != nil {
 		return nil, err
 	}
 	addrs := make([]string, len(g.Servers))
+	clients := make([]*redis.Client, len(g.Servers))
 	for i, s := range g.Servers {
 		addrs[i] = s.Addr
+		clients[i] = redis.NewClient(options(s))
+		defer clients[i].Close()
 	}
-	g.URL = "redis-cluster://" + strings.Join(addrs, ",") + "/"
-	if err := joinCluster(ctx, g.Servers); err != nil {
+	g.URL = fmt.Sprintf(url, strings.Join(addrs, ","))
+	if err := joinCluster(ctx, g.Servers, clients); err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
 	return g, nil
@@ -125,12 +179,9 @@ func startGroup(ctx context.Context, n int, kind func(i int) Kind, args func(i i
 }
 
 // joinCluster makes a cluster of empty nodes.
-func joinCluster(ctx context.Context, nodes []*Server) error {
-	clients := make([]*redis.Client, len(nodes))
+func joinCluster(ctx context.Context, nodes []*Server, clients []*redis.Client) error {
 	ids := make([]string, len(nodes))
-	for i, node := range nodes {
-		clients[i] = redis.NewClient(&redis.Options{Addr: node.Addr})
-		defer clients[i].Close()
+	for i := range nodes {
 		var err error
 		if ids[i], err = clients[i].ClusterMyID(ctx).Result(); err != nil {
 			return err

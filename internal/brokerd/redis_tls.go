@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -27,21 +28,8 @@ var RedisTLS = Kind{
 	binary:  "redis-server",
 	ports:   1,
 	command: redisTLSCommand,
-	ready: func(ctx context.Context, s setup, pid int) error {
-		config, err := testTLSConfig(s, certOf(s))
-		if err != nil {
-			return err
-		}
-		conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", s.addr())
-		if err != nil {
-			return err
-		}
-		return redisReadyOn(ctx, conn, s, pid)
-	},
-	url: func(s setup) string {
-		options := url.Values{"ca": {certOf(s)}, "cert": {certOf(s)}, "key": {keyOf(s)}}
-		return "rediss://" + s.addr() + "/?" + options.Encode()
-	},
+	ready:   redisTLSReady,
+	url:     redisTLSURL,
 }
 
 // RedisUnix is Redis that listens on the socket redis.sock in its folder only.
@@ -72,21 +60,50 @@ func redisTLSCommand(ctx context.Context, s setup) (*exec.Cmd, error) {
 			return nil, err
 		}
 	}
-	return redisCommandWith(ctx, s, "--port", "0", "--tls-port", strconv.Itoa(s.ports[0]),
-		"--tls-cert-file", certOf(s), "--tls-key-file", keyOf(s), "--tls-ca-cert-file", certOf(s))
+	return redisCommandWith(ctx, s, redisTLSArgs(s)...)
+}
+
+func redisTLSArgs(s setup) []string {
+	return []string{"--port", "0", "--tls-port", strconv.Itoa(s.ports[0]),
+		"--tls-cert-file", certOf(s), "--tls-key-file", keyOf(s), "--tls-ca-cert-file", certOf(s)}
+}
+
+func redisTLSReady(ctx context.Context, s setup, pid int) error {
+	config, err := testTLSConfig(s, certOf(s))
+	if err != nil {
+		return err
+	}
+	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", s.addr())
+	if err != nil {
+		return err
+	}
+	return redisReadyOn(ctx, conn, s, pid)
+}
+
+func redisTLSURL(s setup) string {
+	options := url.Values{"ca": {certOf(s)}, "cert": {certOf(s)}, "key": {keyOf(s)}}
+	return "rediss://" + s.addr() + "/?" + options.Encode()
 }
 
 func testTLSConfig(s setup, authorityFile string) (*tls.Config, error) {
-	pair, err := tls.LoadX509KeyPair(certOf(s), keyOf(s))
-	if err != nil {
-		return nil, err
+	var texts [3][]byte
+	for i, file := range []string{certOf(s), keyOf(s), authorityFile} {
+		var err error
+		if texts[i], err = os.ReadFile(file); err != nil {
+			return nil, err
+		}
 	}
-	text, err := os.ReadFile(authorityFile)
+	return testTLSConfigOf(texts[0], texts[1], texts[2])
+}
+
+// testTLSConfigOf is that of a client by the texts of its files.
+func testTLSConfigOf(cert, key, authorityText []byte) (*tls.Config, error) {
+	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
 		return nil, err
 	}
 	authority := x509.NewCertPool()
-	authority.AppendCertsFromPEM(text)
+	authority.AppendCertsFromPEM(authorityText)
 	return &tls.Config{
 		ServerName: "127.0.0.1", MinVersion: tls.VersionTLS12,
 		RootCAs: authority, Certificates: []tls.Certificate{pair},
@@ -96,12 +113,21 @@ func testTLSConfig(s setup, authorityFile string) (*tls.Config, error) {
 // makeCertificate writes a certificate for 127.0.0.1 that is good for a day, for servers and clients, and its own
 // authority.
 func makeCertificate(certFile, keyFile string) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	cert, key, err := newCertificateFiles()
 	if err != nil {
 		return err
 	}
+	return writeFiles(certFile, keyFile, cert, key)
+}
+
+// newCertificateFiles returns what makeCertificate writes.
+func newCertificateFiles() (cert, key []byte, err error) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
 	certificate := newCertificate()
-	return writeSigned(certFile, keyFile, certificate, certificate, key, key)
+	return sign(certificate, certificate, private, private)
 }
 
 // makeSignedCertificate writes the like, with an authority of its own in caFile.
@@ -120,7 +146,11 @@ func makeSignedCertificate(caFile, certFile, keyFile string) error {
 	certificate := newCertificate()
 	certificate.IsCA, certificate.KeyUsage = false, x509.KeyUsageDigitalSignature
 	certificate.Subject.CommonName = "linda test server"
-	return writeSigned(certFile, keyFile, certificate, authority.Leaf, key, authority.PrivateKey)
+	cert, private, err := sign(certificate, authority.Leaf, key, authority.PrivateKey)
+	if err != nil {
+		return err
+	}
+	return writeFiles(certFile, keyFile, cert, private)
 }
 
 func newCertificate() *x509.Certificate {
@@ -137,23 +167,22 @@ func newCertificate() *x509.Certificate {
 	}
 }
 
-func writeSigned(certFile, keyFile string, certificate, by *x509.Certificate, key *ecdsa.PrivateKey, byKey any) error {
+// sign returns a certificate and its key as the texts of their files.
+func sign(certificate, by *x509.Certificate, key *ecdsa.PrivateKey, byKey any) (cert, private []byte, err error) {
 	der, err := x509.CreateCertificate(rand.Reader, certificate, by, &key.PublicKey, byKey)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	if err := writePEM(keyFile, "PRIVATE KEY", private); err != nil {
-		return err
-	}
-	return writePEM(certFile, "CERTIFICATE", der)
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), nil
 }
 
-func writePEM(file, kind string, der []byte) error {
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+func writeFiles(certFile, keyFile string, cert, key []byte) error {
+	if err := errors.Join(os.WriteFile(keyFile, key, 0o600), os.WriteFile(certFile, cert, 0o600)); err != nil {
 		return fmt.Errorf("brokerd: %w", err)
 	}
 	return nil
