@@ -2,12 +2,8 @@ package kafka
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
-	"net"
 	neturl "net/url"
-	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -17,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 
 	"github.com/amlun/linda"
+	"github.com/amlun/linda/internal/brokerurl"
 )
 
 // config is what a URL says.
@@ -53,35 +50,37 @@ func readURL(url *neturl.URL) (*config, error) {
 		return nil, badURL("it has not the form of one")
 	}
 	for _, host := range strings.Split(url.Host, ",") {
-		addr, err := address(host)
+		addr, err := brokerurl.Host(host, 9092)
 		if err != nil {
-			return nil, err
+			return nil, badURL(err.Error())
 		}
 		c.hosts = append(c.hosts, addr)
 	}
-	var ca, method string
-	err := c.readOptions(url.RawQuery, map[string]func(string) error{
-		"group":       text(&c.group, func(s string) bool { return linda.CheckName(s) == nil }),
-		"prefix":      text(&c.prefix, func(s string) bool { return linda.CheckName(s) == nil }),
-		"partitions":  func(s string) error { return number(s, &c.partitions, 1, 1000) },
-		"replication": func(s string) error { return number(s, &c.replication, 1, 100) },
-		"create":      func(s string) (err error) { c.create, err = strconv.ParseBool(s); return err },
-		"lock":        func(s string) error { return duration(s, &c.lock) },
-		"mode":        text(&c.mode, func(s string) bool { return s == modeAuto || s == modeShare || s == modeClassic }),
-		"window":      func(s string) error { return number(s, &c.window, 1, 16000) },
-		"trim":        text(&c.trim, func(s string) bool { return s == trimOff || s == trimCreated || s == trimAll }),
-		"trim_every":  func(s string) error { return duration(s, &c.trimEvery) },
-		"sasl":        text(&method, func(string) bool { return true }),
-		"ca":          text(&ca, func(string) bool { return true }),
+	var files brokerurl.TLS
+	var method string
+	name := func(s string) bool { return linda.CheckName(s) == nil }
+	err := brokerurl.Options(url.RawQuery, map[string]brokerurl.Reader{
+		"group":       brokerurl.Text(&c.group, name),
+		"prefix":      brokerurl.Text(&c.prefix, name),
+		"partitions":  brokerurl.Number(&c.partitions, 1, 1000),
+		"replication": brokerurl.Number(&c.replication, 1, 100),
+		"create":      brokerurl.Bool(&c.create),
+		"lock":        brokerurl.Duration(&c.lock, time.Second, maxLock),
+		"mode":        brokerurl.OneOf(&c.mode, modeAuto, modeShare, modeClassic),
+		"window":      brokerurl.Number(&c.window, 1, 16000),
+		"trim":        brokerurl.OneOf(&c.trim, trimOff, trimCreated, trimAll),
+		"trim_every":  brokerurl.Duration(&c.trimEvery, time.Second, time.Hour),
+		"sasl":        brokerurl.Text(&method),
+		"ca":          brokerurl.Text(&files.CA),
 	})
 	if err != nil {
-		return nil, err
+		return nil, badURL(err.Error())
 	}
 	if url.Scheme == schemeTLS {
-		if c.tls, err = trust(ca); err != nil {
-			return nil, err
+		if c.tls, err = files.Config(); err != nil {
+			return nil, badURL(err.Error())
 		}
-	} else if ca != "" {
+	} else if !files.None() {
 		return nil, badURL("option ca is for " + schemeTLS + "://")
 	}
 	c.mechanism, err = mechanism(method, url.User)
@@ -90,89 +89,9 @@ func readURL(url *neturl.URL) (*config, error) {
 
 func badURL(reason string) error { return fmt.Errorf("%w: kafka: %s", linda.ErrBadURL, reason) }
 
-// address returns a host with its port, the usual one by default.
-func address(host string) (string, error) {
-	u := neturl.URL{Host: host}
-	name, port := u.Hostname(), u.Port()
-	if name == "" {
-		name = "localhost"
-	}
-	if port == "" {
-		port = "9092"
-	}
-	n, err := strconv.Atoi(port)
-	if err != nil || n < 1 || n > 65535 || strings.ContainsAny(name, ":[]") && net.ParseIP(name) == nil {
-		return "", badURL("a host or its port is wrong")
-	}
-	return net.JoinHostPort(name, port), nil
-}
-
-// readOptions gives each option of a query to its reader. An option that is
-// unknown, there twice or wrong is an error that names it.
-func (c *config) readOptions(query string, readers map[string]func(string) error) error {
-	options, err := neturl.ParseQuery(query)
-	if err != nil {
-		return badURL("its options do not parse")
-	}
-	for name, values := range options {
-		read, known := readers[name]
-		switch {
-		case !known:
-			return badURL(fmt.Sprintf("unknown option %.64q", name))
-		case len(values) > 1:
-			return badURL("option " + name + " is there twice")
-		case read(values[0]) != nil:
-			return badURL("option " + name + " has a wrong value")
-		}
-	}
-	return nil
-}
-
-func text(to *string, ok func(string) bool) func(string) error {
-	return func(s string) error {
-		if s == "" || !ok(s) {
-			return strconv.ErrSyntax
-		}
-		*to = s
-		return nil
-	}
-}
-
-func number[T int16 | int32](s string, to *T, least, most T) error {
-	n, err := strconv.ParseInt(s, 10, 16)
-	if err != nil || T(n) < least || T(n) > most {
-		return strconv.ErrRange
-	}
-	*to = T(n)
-	return nil
-}
-
-// duration reads a time from 1 s to 1 h: the most that the server takes for a
-// lock, of which it usually takes 15 s to 60 s.
-func duration(s string, to *time.Duration) error {
-	d, err := time.ParseDuration(s)
-	if err != nil || d < time.Second || d > time.Hour {
-		return strconv.ErrRange
-	}
-	*to = d
-	return nil
-}
-
-func trust(file string) (*tls.Config, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12}
-	if file == "" {
-		return c, nil
-	}
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, badURL("the file of option ca cannot be read")
-	}
-	c.RootCAs = x509.NewCertPool()
-	if !c.RootCAs.AppendCertsFromPEM(pem) {
-		return nil, badURL("the file of option ca holds no certificate")
-	}
-	return c, nil
-}
+// maxLock is the most that the server takes for a lock, of which it usually takes
+// 15 s to 60 s.
+const maxLock = time.Hour
 
 func mechanism(name string, user *neturl.Userinfo) (sasl.Mechanism, error) {
 	if user == nil {

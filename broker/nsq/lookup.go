@@ -45,8 +45,8 @@ func (b *broker) lookUpTopic(web string, t *tap) {
 		return
 	}
 	for _, p := range found.Producers {
-		addr, ok := address(net.JoinHostPort(p.Host, strconv.Itoa(p.TCP)), 0)
-		if !ok {
+		addr, err := address(net.JoinHostPort(p.Host, strconv.Itoa(p.TCP)), 0)
+		if err != nil {
 			continue
 		}
 		here := ""
