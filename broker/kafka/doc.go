@@ -11,7 +11,9 @@
 // # States
 //
 // A queue is the topic of its name, and its workers are one share group, named
-// linda.<topic>, or one consumer group, named linda.classic:<topic>.
+// linda.<topic>, or one consumer group, named linda.classic:<topic>. Of the
+// queues delay and delay.leader the share groups are named linda.share:<topic>,
+// since who moves the delayed jobs has groups of the other names.
 //
 //	push          produce to <queue>, acks=all, idempotent
 //	later         produce to a tier of _linda.delay.*; at its time, in a transaction, to the next or to <queue>,
