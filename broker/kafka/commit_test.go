@@ -129,6 +129,34 @@ func TestASettlementOfUnknownOutcomeIsLostWithItsPartition(t *testing.T) {
 	require.NoError(t, server.Resume())
 }
 
+// Where members come and go quickly, a partition may go on before the one that
+// got it has heard what is done of it.
+func TestAPartitionThatGoesOnBeforeItWasBegunIsLeftAsItWas(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.Kafka)
+	opened, err := linda.NewBroker(server.URL + "&mode=classic")
+	require.NoError(t, err)
+	defer opened.Close()
+	b := opened.(*broker)
+	for range 3 {
+		require.NoError(t, b.Push(&linda.Job{Payload: linda.Payload{Class: "C"}}, "q"))
+		jobs, err := b.Fetch(t.Context(), "q", 1, time.Minute)
+		require.NoError(t, err)
+		require.NoError(t, b.Delete("q", jobs[0]))
+	}
+	source, err := b.source("q")
+	require.NoError(t, err)
+	m := source.(*seat).m
+	m.mu.Lock()
+	tenure := m.tenure
+	tenure.parts[0] = &partition{t: tenure, number: 0, out: make(map[int64]*delivery)} // as assigned does
+	m.mu.Unlock()
+	tenure.revoked(t.Context(), tenure.client, map[string][]int32{"q": {0}})
+	stored, err := offsetsOf(t.Context(), b.client, m.group, tenure.topic)
+	require.NoError(t, err)
+	assert.Equal(t, int64(3), stored[0].offset)
+}
+
 func TestWhoAsksForNoJobsLeavesItsPartitionsToOthers(t *testing.T) {
 	t.Parallel()
 	server := brokerd.Run(t, brokerd.Kafka)
