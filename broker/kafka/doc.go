@@ -67,6 +67,10 @@
 // end; the others are lost to their workers and written anew, with an attempt
 // counted and no crash.
 //
+// A process that dies holds up those that are to get partitions until its session
+// ends; the others work on with what they have. Where processes die more often
+// than sessions end, partitions come to rest: shorten lock=, or use share mode.
+//
 // What is weaker than in share mode: no more processes than partitions work on a
 // queue, and a process whose workers are all busy keeps the jobs of its
 // partitions from the others. The jobs of a process that dies come back when its
