@@ -51,6 +51,10 @@ type Harness struct {
 	// Keys names what the server holds for a queue. Where it is set, nothing
 	// may be left at the end of a case, when all jobs are gone.
 	Keys func(t testing.TB, queue string) []string
+	// Counts holds a broker to exact attempts though it does not promise them,
+	// as where it misses those that are open when the server dies: no case ends
+	// the server.
+	Counts bool
 	// Bubble runs each case in a bubble of testing/synctest, in virtual time.
 	// It is for brokers that wait on channels and timers and nothing else.
 	Bubble bool
@@ -153,6 +157,7 @@ func probe(t *testing.T, h Harness) promises {
 	if g, ok := linda.As[linda.Guarantor](b); ok {
 		p.Guarantees = g.Guarantees()
 	}
+	p.AttemptsExact = p.AttemptsExact || h.Counts
 	if i, ok := linda.As[linda.Inspector](b); ok {
 		_, err := i.Peek(t.Context(), newQueue("probe"), linda.Delayed, 1)
 		p.peeks = !errors.Is(err, errors.ErrUnsupported)

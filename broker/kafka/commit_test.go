@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/amlun/linda"
 	"github.com/amlun/linda/internal/brokerd"
@@ -127,6 +128,92 @@ func TestASettlementOfUnknownOutcomeIsLostWithItsPartition(t *testing.T) {
 		require.ErrorIs(t, b.Delete("q", job), linda.ErrLeaseLost)
 	}
 	require.NoError(t, server.Resume())
+}
+
+// Where members come and go quickly, a partition may go on before the one that
+// got it has heard what is done of it.
+func TestAPartitionThatGoesOnBeforeItWasBegunIsLeftAsItWas(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.Kafka)
+	opened, err := linda.NewBroker(server.URL + "&mode=classic")
+	require.NoError(t, err)
+	defer opened.Close()
+	b := opened.(*broker)
+	for range 3 {
+		require.NoError(t, b.Push(&linda.Job{Payload: linda.Payload{Class: "C"}}, "q"))
+		jobs, err := b.Fetch(t.Context(), "q", 1, time.Minute)
+		require.NoError(t, err)
+		require.NoError(t, b.Delete("q", jobs[0]))
+	}
+	source, err := b.source("q")
+	require.NoError(t, err)
+	m := source.(*seat).m
+	m.mu.Lock()
+	tenure := m.tenure
+	tenure.parts[0] = &partition{t: tenure, number: 0, out: make(map[int64]*delivery)} // as assigned does
+	m.mu.Unlock()
+	tenure.revoked(t.Context(), tenure.client, map[string][]int32{"q": {0}})
+	stored, err := offsetsOf(t.Context(), b.client, m.group, tenure.topic)
+	require.NoError(t, err)
+	assert.Equal(t, int64(3), stored[0].offset)
+}
+
+func TestWhichErrorsOfAGroupItsMemberOutlasts(t *testing.T) {
+	t.Parallel()
+	for err, want := range map[error]bool{
+		&kgo.ErrGroupSession{Err: io.EOF}:                         true,
+		&kgo.ErrGroupSession{Err: kerr.CoordinatorNotAvailable}:   true,
+		&kgo.ErrGroupSession{Err: kerr.UnknownMemberID}:           true,
+		&kgo.ErrGroupSession{Err: kerr.GroupAuthorizationFailed}:  false,
+		&kgo.ErrGroupSession{Err: kerr.InconsistentGroupProtocol}: false,
+		io.EOF:                false, // of a partition
+		kerr.UnknownTopicID:   false,
+		kerr.OffsetOutOfRange: false,
+	} {
+		assert.Equal(t, want, recovers(err), "%v", err)
+	}
+}
+
+// A new member would wait, and all others with it, until the session of the one
+// that it was ends.
+func TestAServerThatIsAwayForAWhileFindsTheSameMemberAgain(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.Kafka)
+	opened, err := linda.NewBroker(server.URL + "&mode=classic&lock=1m")
+	require.NoError(t, err)
+	defer opened.Close()
+	b := opened.(*broker)
+	one := func() error {
+		require.NoError(t, b.Push(&linda.Job{Payload: linda.Payload{Class: "C"}}, "q"))
+		ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+		defer cancel()
+		jobs, err := b.Fetch(ctx, "q", 1, time.Minute)
+		if err != nil {
+			return err
+		}
+		return b.Delete("q", jobs[0])
+	}
+	require.NoError(t, one())
+	source, err := b.source("q")
+	require.NoError(t, err)
+	m := source.(*seat).m
+	m.mu.Lock()
+	tenure, member := m.tenure, m.tenure.member
+	m.mu.Unlock()
+	require.NoError(t, server.Kill())
+	_, err = b.Fetch(t.Context(), "q", 1, time.Minute)
+	require.Error(t, err, "who waits is told")
+	require.NoError(t, server.Restart(t.Context()))
+	for range 10 { // the first ones may be told of the past
+		if err = one(); err == nil {
+			break
+		}
+	}
+	require.NoError(t, err)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	assert.Same(t, tenure, m.tenure)
+	assert.Equal(t, member, m.tenure.member)
 }
 
 func TestWhoAsksForNoJobsLeavesItsPartitionsToOthers(t *testing.T) {

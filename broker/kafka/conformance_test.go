@@ -24,7 +24,8 @@ func TestConformance(t *testing.T) {
 	defer raw.Close()
 	warmUp(t, server.URL)
 	brokertest.Run(t, brokertest.Harness{
-		Open: func(t testing.TB) linda.Broker { return open(t, server.URL) },
+		Counts: true,
+		Open:   func(t testing.TB) linda.Broker { return open(t, server.URL) },
 		RawPush: func(t testing.TB, queue string, body []byte) error {
 			if err := createTopic(t, raw, queue); err != nil {
 				return err

@@ -11,7 +11,9 @@
 // # States
 //
 // A queue is the topic of its name, and its workers are one share group, named
-// linda.<topic>, or one consumer group, named linda.classic:<topic>.
+// linda.<topic>, or one consumer group, named linda.classic:<topic>. Of the
+// queues delay and delay.leader the share groups are named linda.share:<topic>,
+// since who moves the delayed jobs has groups of the other names.
 //
 //	push          produce to <queue>, acks=all, idempotent
 //	later         produce to a tier of _linda.delay.*; at its time, in a transaction, to the next or to <queue>,
@@ -64,6 +66,10 @@
 // When a partition is to go to another process, its jobs have five seconds to
 // end; the others are lost to their workers and written anew, with an attempt
 // counted and no crash.
+//
+// A process that dies holds up those that are to get partitions until its session
+// ends; the others work on with what they have. Where processes die more often
+// than sessions end, partitions come to rest: shorten lock=, or use share mode.
 //
 // What is weaker than in share mode: no more processes than partitions work on a
 // queue, and a process whose workers are all busy keeps the jobs of its

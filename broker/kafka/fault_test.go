@@ -169,3 +169,56 @@ func TestASettlementOfUnknownOutcomeIsNotDoneBecauseTheServerDied(t *testing.T) 
 	require.NoError(t, server.Restart(t.Context()))
 	drain(t, b, "q", map[string]bool{"held": true}, 60*time.Second)
 }
+
+// The movers have groups of their own, which queues of these names must not take
+// from them, nor they from the queues.
+func TestQueuesThatAreNamedLikeTheGroupsOfTheMoversWork(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.Kafka)
+	for _, option := range []string{"", classic + "&prefix=classic."} {
+		b := open(t, server.URL+option)
+		defer b.Close()
+		for _, queue := range []string{"delay", "delay.leader"} {
+			require.NoError(t, b.Push(newJob("now"), queue))
+			require.NoError(t, b.Later(1, newJob("later"), queue))
+			for class, times := range drain(t, b, queue, map[string]bool{"now": true, "later": true}, time.Minute) {
+				assert.Equal(t, 1, times, "%s %s%s", class, queue, option)
+			}
+		}
+	}
+}
+
+// In share mode the server stores that a record was handed out when that has
+// ended; in classic mode linda does so before.
+func TestWhatIsHeldWhenTheServerIsKilledIsCountedInClassicModeOnly(t *testing.T) {
+	t.Parallel()
+	for option, attempt := range map[string]int{"": 1, classic: 2} {
+		t.Run("mode"+option, func(t *testing.T) {
+			t.Parallel()
+			server := brokerd.Run(t, brokerd.Kafka)
+			url := server.URL + option + "&lock=2s"
+			warmUp(t, url)
+			b := open(t, url)
+			defer b.Close()
+			assert.Equal(t, option == classic, b.(linda.Guarantor).Guarantees().AttemptsExact)
+			for range 10 {
+				require.NoError(t, b.Push(newJob("held"), "q"))
+			}
+			w := startWorker(t, url, holdEnv+"=1")
+			w.until(t, "it to hold the jobs", 20*time.Second, func(line string) bool { return line == "holds" })
+			require.NoError(t, server.Kill())
+			w.kill(t)
+			require.NoError(t, server.Restart(t.Context()))
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			for n := 0; n < 10; {
+				jobs, err := b.(linda.Fetcher).Fetch(ctx, "q", 10, time.Minute)
+				require.NoError(t, ctx.Err(), "%d of 10 jobs have come, %v", n, err) // other errors are those of a server that is away
+				for _, job := range jobs {
+					assert.Equal(t, attempt, job.Attempt())
+				}
+				n += len(jobs)
+			}
+		})
+	}
+}

@@ -14,10 +14,27 @@ import (
 // every job would come twice. So a process does not join the one while the other
 // has members, and begins where the other has ended.
 
-func (b *broker) shareGroup(topic string) string { return b.config.group + "." + topic }
+// shareGroup gives way where the queue has the name for which the movers have
+// their groups, as delay. Those have been there for long, and so have the groups
+// of all other queues: this is the one that can change.
+func (c *config) shareGroup(topic string) string {
+	name := c.group + "." + topic
+	if name == c.moverGroup() || name == c.leaderGroup() {
+		return c.group + ".share:" + topic
+	}
+	return name
+}
 
-// classicGroup has a name that is not the share group of any topic.
-func (b *broker) classicGroup(topic string) string { return b.config.group + ".classic:" + topic }
+// classicGroup has a name that is not the share group of any topic: no topic has
+// a colon.
+func (c *config) classicGroup(topic string) string { return c.group + ".classic:" + topic }
+
+// moverGroup is the group for which the movers commit up to where the tiers are
+// done, and the id of their transactions.
+func (c *config) moverGroup() string { return c.prefix + c.group + ".delay" }
+
+// leaderGroup is the group by which they settle who moves.
+func (c *config) leaderGroup() string { return c.moverGroup() + ".leader" }
 
 // inTheOtherMode is the error of who is not to join.
 func inTheOtherMode(mode, group string) error {
@@ -27,7 +44,7 @@ func inTheOtherMode(mode, group string) error {
 // leftByClassic returns up to where jobs are done by the consumer group of a
 // topic, -1 where it is new to it. It is an error if the group has members.
 func (b *broker) leftByClassic(ctx context.Context, t *topic) (map[int32]int64, error) {
-	group := b.classicGroup(t.name)
+	group := b.config.classicGroup(t.name)
 	describe := kmsg.NewPtrDescribeGroupsRequest()
 	describe.Groups = append(describe.Groups, group)
 	described, err := describe.RequestWith(ctx, b.client)
@@ -80,7 +97,7 @@ func (b *broker) leftByShare(ctx context.Context, t *topic) (map[int32]int64, er
 	if !b.config.shares {
 		return nil, nil
 	}
-	group := b.shareGroup(t.name)
+	group := b.config.shareGroup(t.name)
 	known := false
 	describe := kmsg.NewPtrShareGroupDescribeRequest()
 	describe.GroupIDs = append(describe.GroupIDs, group)

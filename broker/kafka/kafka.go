@@ -150,14 +150,14 @@ func (b *broker) Guarantees() linda.Guarantees {
 	return linda.Guarantees{
 		LeaseMin: leaseMin, LeaseMax: 0,
 		DelayMax: delayMax, DelayResolution: time.Millisecond, DelayDurable: true,
-		Durable: true, AttemptsExact: true, ConfirmedPush: true, ConfirmedDelete: true,
+		Durable: true, AttemptsExact: false, ConfirmedPush: true, ConfirmedDelete: true,
 		BodyMax: linda.MaxBody,
 		Stats:   []linda.State{linda.Dead},
 		Notes: []string{
 			"a job that is released, delayed or buried is written again before its old record is accepted: if the process dies in between, it is there twice",
 			"a job that is held keeps its partition from handing out more than share.partition.max.record.locks records behind it, 2,000 by default",
 			"ready and reserved jobs are one number, the lag of the share group; delayed jobs of all queues are in the topics _linda.delay.*",
-			"a reservation that is open when the server is killed is not counted",
+			"every delivery is counted, also of a process that dies, but for those that are open when the server itself does: it stores none before it has ended",
 			"the records of done jobs are deleted from the topics that linda has created, so other programs cannot read those again; from topics of others only with trim=all. A job that waits longer than its topic's retention is lost",
 		},
 	}

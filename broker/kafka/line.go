@@ -40,7 +40,7 @@ type waiter struct {
 
 // newLine starts the line of a topic.
 func (b *broker) newLine(topic string) *line {
-	l := &line{b: b, topic: topic, group: b.shareGroup(topic), wake: make(chan struct{}, 1)}
+	l := &line{b: b, topic: topic, group: b.config.shareGroup(topic), wake: make(chan struct{}, 1)}
 	b.run(l.run)
 	return l
 }

@@ -67,7 +67,7 @@ func hire(c *config) *mover {
 	defer movers.Unlock()
 	m := movers.byURL[c.url]
 	if m == nil {
-		m = &mover{b: open(), group: c.prefix + c.group + ".delay", id: linda.NewID(), wake: make(chan struct{}, 1)}
+		m = &mover{b: open(), group: c.moverGroup(), id: linda.NewID(), wake: make(chan struct{}, 1)}
 		m.b.config = c
 		movers.byURL[c.url] = m
 		m.b.run(m.run)
@@ -115,7 +115,7 @@ func (m *mover) serve() error {
 	if err := m.findTiers(m.b.ctx); err != nil {
 		return err
 	}
-	l := &leader{client: m.b.client, topic: m.topics[0], group: m.group + ".leader", id: m.id}
+	l := &leader{client: m.b.client, topic: m.topics[0], group: m.b.config.leaderGroup(), id: m.id}
 	if err := l.await(m.b.ctx); err != nil {
 		return err
 	}

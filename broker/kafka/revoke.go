@@ -86,15 +86,20 @@ func (t *tenure) writeAnew(ctx context.Context, parts []*partition) {
 	}
 }
 
-// store waits until what is done is committed.
+// store waits until what is done is committed. Of a partition that was not begun
+// nothing is known yet: a commit of that would have all of its jobs run again.
 func (t *tenure) store(ctx context.Context, parts []*partition) {
 	answers := make(chan error, len(parts))
+	begun := 0
 	t.m.mu.Lock()
 	for _, p := range parts {
-		p.promise(nil, func(err error) { answers <- err })
+		if p.begun {
+			begun++
+			p.promise(nil, func(err error) { answers <- err })
+		}
 	}
 	t.m.mu.Unlock()
-	for range parts {
+	for range begun {
 		select {
 		case <-answers:
 		case <-ctx.Done():

@@ -28,7 +28,7 @@ func (b *broker) newSeat(topic string) *seat {
 	name := b.config.url + " " + topic
 	m := memberships.byName[name]
 	if m == nil {
-		m = &membership{b: open(), name: name, topic: topic, group: b.classicGroup(topic),
+		m = &membership{b: open(), name: name, topic: topic, group: b.config.classicGroup(topic),
 			wake: make(chan struct{}, 1), idle: 30 * time.Second, changed: make(chan struct{}), users: make(map[*broker]bool)}
 		m.b.config = b.config
 		memberships.byName[name] = m

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -71,6 +72,7 @@ func (t *tenure) run(ctx context.Context) {
 	stop()
 	committer.Wait()
 	t.client.CloseAllowingRebalance()
+	t.client.AllowRebalance() // its own last poll may hold up its own leaving for ever
 	t.lose(t.all())
 	t.m.mu.Lock()
 	t.m.tenure = nil
@@ -127,10 +129,13 @@ func (t *tenure) awaitRoom(ctx context.Context) error {
 }
 
 func (t *tenure) arrived(fetches kgo.Fetches) error {
-	if err := fetches.Err(); err != nil {
-		return err
-	}
 	m := t.m
+	for _, f := range fetches.Errors() {
+		if !recovers(f.Err) {
+			return f.Err
+		}
+		m.fail(m.b.fault("fetch", f.Err))
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	fetches.EachPartition(func(f kgo.FetchTopicPartition) {
@@ -146,6 +151,24 @@ func (t *tenure) arrived(fetches kgo.Fetches) error {
 	})
 	m.notify()
 	return nil
+}
+
+// recovers reports whether the client joins the group again by itself. It does
+// so as the member that it was, if the group still knows it. Another one would
+// have to wait until that member's session ends, and all others with it.
+func recovers(err error) bool {
+	var session *kgo.ErrGroupSession
+	if !errors.As(err, &session) {
+		return false
+	}
+	var refusal *kerr.Error
+	switch {
+	case !errors.As(err, &refusal):
+		return true // the way to the server
+	case errors.Is(err, kerr.UnknownMemberID), errors.Is(err, kerr.IllegalGeneration):
+		return true
+	}
+	return refusal.Retriable
 }
 
 // readOn has more of a partition fetched. It needs mu.
@@ -259,9 +282,15 @@ func (t *tenure) adjust(ctx context.Context, offsets map[string]map[int32]kgo.Of
 	return offsets, nil
 }
 
-// lost is called when the group has given partitions to others unasked.
+// lost is called when the group has given partitions to others unasked, or may
+// have. Once none is left it does not matter as which member the client joins again.
 func (t *tenure) lost(_ context.Context, _ *kgo.Client, topics map[string][]int32) {
 	t.lose(t.these(topics))
+	t.m.mu.Lock()
+	defer t.m.mu.Unlock()
+	if len(t.parts) == 0 {
+		t.member, t.joined = "", false
+	}
 }
 
 // these needs no lock to be held.

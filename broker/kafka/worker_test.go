@@ -279,3 +279,55 @@ func TestAJobThatKillsItsProcessEndsDeadAndItsNeighboursDoNot(t *testing.T) {
 		assert.LessOrEqual(t, times, 4, id)
 	}
 }
+
+// Delayed jobs are moved by one of the processes. What is due while that is dead
+// is late by as long as it takes another to follow it: about 2 s.
+func TestWhenWhoMovesTheDelaysIsKilledAnotherDoesAndNoJobIsLostOrDoubled(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.Kafka)
+	warmUp(t, server.URL)
+	b := open(t, server.URL)
+	defer b.Close()
+	w := startWorker(t, server.URL, holdEnv+"=1")
+	for range 10 {
+		require.NoError(t, b.Later(1, newJob("held"), "q"))
+	}
+	w.until(t, "it to have moved jobs and to hold them", 60*time.Second, func(line string) bool { return line == "holds" })
+	// It has nothing to do with the jobs of this queue but to move them.
+	want, due := make(map[string]bool), make(map[string]time.Time)
+	for i := range 400 {
+		job := newJob(fmt.Sprint("job-", i))
+		job.Delay = time.Second + time.Duration(10*i)*time.Millisecond
+		want[job.Payload.Class], due[job.Payload.Class] = true, time.Now().Add(job.Delay)
+		require.NoError(t, b.(linda.BatchPusher).PushBatch(t.Context(), "other", []*linda.Job{job}))
+	}
+	came := make(map[string]int)
+	var late time.Duration
+	killed := false
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for n := 0; len(came) < len(want); {
+		jobs, err := b.(linda.Fetcher).Fetch(ctx, "other", 50, time.Minute)
+		require.NoError(t, err, "%d of %d jobs have come", len(came), len(want))
+		for _, job := range jobs {
+			class := job.Payload.Class
+			came[class]++
+			assert.False(t, time.Now().Before(due[class].Add(-time.Millisecond)), "%s is early", class)
+			late = max(late, time.Since(due[class]))
+			require.NoError(t, b.Delete("other", job))
+		}
+		if n += len(jobs); n >= 100 && !killed {
+			w.kill(t)
+			killed = true
+		}
+	}
+	for class, times := range came {
+		assert.Equal(t, 1, times, class)
+	}
+	none, err := b.Pop("other", 60)
+	require.NoError(t, err)
+	assert.Nil(t, none)
+	t.Logf("late by up to %v", late)
+	assert.Less(t, late, 10*time.Second, "2 s, and more on a busy machine")
+	assert.Greater(t, late, time.Second, "another process has moved the jobs all the time")
+}

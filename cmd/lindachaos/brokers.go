@@ -36,6 +36,7 @@ type target struct {
 	spared   []chaos.Fault                                 // what it does not promise to survive
 	quiet    time.Duration                                 // nothing may be ready for so long at the end, where not all states are counted
 	warm     time.Duration                                 // before the first fault
+	visits   time.Duration                                 // so often one more worker joins or leaves, from then on; 0: never
 	rerun    time.Duration                                 // beyond the lease: how long after a kill jobs wait
 	prepare  func(ctx context.Context, url string) error   // before workers begin
 	waiting  func(url string) (waiting count, done func()) // nil: Stats counts what is ready
@@ -89,7 +90,7 @@ var targets = map[string]target{
 		kind: &brokerd.Kafka, tells: true,
 		// A job that is held lets so many others of its partition go before it.
 		args:    []string{"--override", "group.share.partition.max.record.locks=10000"},
-		options: "?partitions=4&replication=1&lock=5s",
+		options: kafkaShare,
 		// The records of a connection go with it. A reservation that is open
 		// when the server is killed is not counted.
 		bound: true, anew: true, inexact: true,
@@ -99,6 +100,24 @@ var targets = map[string]target{
 		// It counts dead jobs only: see rabbitmq.
 		quiet:   10 * time.Second,
 		warm:    5 * time.Second,
+		visits:  2 * time.Second,
+		waiting: kafkaWaiting,
+		prepare: kafkaQueue,
+		residue: kafkaResidue,
+	},
+	"kafka-classic": {
+		kind: &brokerd.Kafka, tells: true,
+		// A process that says nothing for so long has lost its partitions, and so
+		// the jobs that it held: not before the lease is over.
+		options: kafkaClassic,
+		anew:    true,
+		// It is as long until the group sees that a process has died. Until then
+		// its partitions rest, and so do the delayed jobs that are moved there.
+		rerun:   6 * time.Second,
+		late:    8 * time.Second,
+		quiet:   10 * time.Second,
+		warm:    5 * time.Second,
+		visits:  2 * time.Second,
 		waiting: kafkaWaiting,
 		prepare: kafkaQueue,
 		residue: kafkaResidue,

@@ -59,6 +59,7 @@ type harness struct {
 
 	workers  []*slot
 	producer *slot
+	visitor  order      // of the worker that comes and goes
 	serverOp sync.Mutex // held by who does something to the server
 
 	mu         sync.Mutex
@@ -151,6 +152,8 @@ func (h *harness) begin(ctx context.Context) (err error) {
 		o.Role, o.Name = chaos.Worker, fmt.Sprint("worker-", i)
 		h.workers = append(h.workers, h.open(o))
 	}
+	o.Name = "visitor"
+	h.visitor = o
 	o.Role, o.Name = chaos.Producer, "producer"
 	h.producer = h.open(o)
 	return nil
@@ -217,7 +220,9 @@ func (h *harness) load(ctx context.Context) {
 		})
 	}
 	if rest(ctx, h.target.warm) {
+		visits := h.visit(ctx)
 		h.inject(ctx)
+		visits.Wait()
 	}
 	<-ctx.Done()
 }

@@ -15,6 +15,13 @@ import (
 	"github.com/amlun/linda"
 )
 
+// The options of the two modes.
+const (
+	kafkaPartitions = 4
+	kafkaShare      = "?partitions=4&replication=1&lock=5s"
+	kafkaClassic    = kafkaShare + "&mode=classic"
+)
+
 // kafkaQueue makes the topics and the server's own ones, which takes it seconds.
 func kafkaQueue(ctx context.Context, url string) error {
 	b, err := linda.NewBroker(url)
@@ -40,15 +47,21 @@ func kafkaAt(url string) (*kgo.Client, error) {
 	return kgo.NewClient(kgo.SeedBrokers(u.Host), kgo.RequestTimeoutOverhead(time.Second), kgo.DisableClientMetrics())
 }
 
-// kafkaWaiting counts what the share group of the queue has not done: the ready
-// and the reserved jobs.
+// kafkaWaiting counts what the group of the queue has not done: the ready and
+// the reserved jobs.
 func kafkaWaiting(url string) (waiting count, done func()) {
 	c, err := kafkaAt(url)
 	if err != nil {
 		return func(context.Context) (int64, error) { return 0, err }, func() {}
 	}
-	return func(ctx context.Context) (int64, error) { return kafkaLag(ctx, c) }, c.Close
+	lag := kafkaLag
+	if isClassic(url) {
+		lag = kafkaClassicLag
+	}
+	return func(ctx context.Context) (int64, error) { return lag(ctx, c) }, c.Close
 }
+
+func isClassic(url string) bool { return strings.HasSuffix(url, kafkaClassic) }
 
 func kafkaLag(ctx context.Context, c *kgo.Client) (int64, error) {
 	request := kmsg.NewPtrDescribeShareGroupOffsetsRequest()
@@ -72,31 +85,91 @@ func kafkaLag(ctx context.Context, c *kgo.Client) (int64, error) {
 	return lag, err
 }
 
+// kafkaClassicLag counts the offsets from up to where all is done to the end,
+// those of jobs that are done in between and of transactions too.
+func kafkaClassicLag(ctx context.Context, c *kgo.Client) (int64, error) {
+	ask := kmsg.NewPtrOffsetFetchRequest()
+	group := kmsg.NewOffsetFetchRequestGroup()
+	group.Group = "linda.classic:" + queue
+	ask.Groups = append(ask.Groups, group)
+	stored, err := ask.RequestWith(ctx, c)
+	if err != nil {
+		return 0, err
+	}
+	ends := kmsg.NewPtrListOffsetsRequest()
+	t := kmsg.NewListOffsetsRequestTopic()
+	t.Topic = queue
+	for i := range int32(kafkaPartitions) {
+		p := kmsg.NewListOffsetsRequestTopicPartition()
+		p.Partition, p.Timestamp = i, -1
+		t.Partitions = append(t.Partitions, p)
+	}
+	ends.Topics = append(ends.Topics, t)
+	answer, err := ends.RequestWith(ctx, c)
+	if err != nil {
+		return 0, err
+	}
+	var lag int64
+	for _, t := range answer.Topics {
+		for _, p := range t.Partitions {
+			err = errors.Join(err, kerr.ErrorForCode(p.ErrorCode))
+			lag += max(p.Offset, 0)
+		}
+	}
+	for _, g := range stored.Groups {
+		for _, t := range g.Topics {
+			for _, p := range t.Partitions {
+				lag -= max(p.Offset, 0)
+			}
+		}
+	}
+	return lag, err
+}
+
 // kafkaResidue names what is left: jobs that come when they are asked for, what
 // the share group has not done, and delayed jobs.
 func kafkaResidue(ctx context.Context, url string) (string, error) {
-	b, err := linda.NewBroker(url)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = b.Close() }()
-	f, _ := linda.As[linda.Fetcher](b)
-	limited, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	jobs, _ := f.Fetch(limited, queue, 100, time.Minute)
-	if len(jobs) > 0 {
-		return fmt.Sprintf("%d jobs in %s, such as %s", len(jobs), queue, jobs[0].ID), nil
+	left, err := kafkaReady(ctx, url)
+	if left != "" || err != nil {
+		return left, err
 	}
 	c, err := kafkaAt(url)
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
-	lag, err := kafkaLag(ctx, c)
-	if err != nil || lag > 0 {
-		return fmt.Sprintf("%d records of %s", lag, queue), err
+	if !isClassic(url) {
+		lag, err := kafkaLag(ctx, c)
+		if err != nil || lag > 0 {
+			return fmt.Sprintf("%d records of %s", lag, queue), err
+		}
 	}
 	return kafkaDelayed(ctx, c)
+}
+
+// kafkaReady looks for a job. In classic mode the answer comes once all
+// partitions are read.
+func kafkaReady(ctx context.Context, url string) (string, error) {
+	b, err := linda.NewBroker(url)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = b.Close() }()
+	if isClassic(url) {
+		job, err := b.Pop(queue, 60)
+		if job != nil {
+			return fmt.Sprintf("%s in %s", job.ID, queue), nil
+		}
+		return "", err
+	}
+	f, _ := linda.As[linda.Fetcher](b)
+	limited, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	jobs, _ := f.Fetch(limited, queue, 100, time.Minute)
+	if len(jobs) == 0 {
+		return "", nil
+	}
+	return fmt.Sprintf("%d jobs in %s, such as %s", len(jobs), queue, jobs[0].ID), nil
 }
 
 // kafkaDelayed looks for records of the tiers that have not been moved. The

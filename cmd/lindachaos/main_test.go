@@ -105,13 +105,20 @@ func TestNSQKeepsItsPromisesInShortChaos(t *testing.T) {
 	t.Log(out.String())
 }
 
-// Its server is neither killed nor stopped, since to start it again takes seconds.
-func TestKafkaKeepsItsPromisesInShortChaos(t *testing.T) {
+// All faults come together, in each mode: the server is killed and stopped, and
+// so are workers, while one more of them joins or leaves every 2 s.
+func TestKafkaKeepsItsPromisesInShortChaos(t *testing.T) { kafkaChaos(t, "kafka") }
+
+func TestKafkaInClassicModeKeepsItsPromisesInShortChaos(t *testing.T) { kafkaChaos(t, "kafka-classic") }
+
+func kafkaChaos(t *testing.T, target string) {
 	brokerd.Run(t, brokerd.Kafka) // skips where there is none
 	var out bytes.Buffer
-	status := command(t.Context(), strings.Fields("-broker kafka -for 12s -gap 400ms -rate 500 -workers 3 -off 4,5 -seed 0x5eed"), &out)
+	status := command(t.Context(), strings.Fields("-broker "+target+" -for 25s -gap 1s -rate 500 -seed 0x2b4"), &out)
 	require.Zero(t, status, out.String())
-	assert.Contains(t, out.String(), "fault: worker killed")
+	for _, fault := range []string{"worker killed", "worker stopped", "server killed", "server stopped"} {
+		assert.Contains(t, out.String(), "fault: "+fault)
+	}
 	t.Log(out.String())
 }
 
