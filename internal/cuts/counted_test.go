@@ -24,7 +24,7 @@ var counted = []countedTarget{
 	{name: "nsq", kind: brokerd.Nsqd, options: "&msg_timeout=1s", stride: 101, loose: true, fresh: true,
 		args: []string{"-mem-queue-size=10", "-queue-scan-selection-count=10000"}}, // thousands of queues
 	{name: "kafka", kind: brokerd.Kafka, options: "&lock=2s", stride: 1009, tells: true, limit: time.Second,
-		brief: []string{"push", "delete", "retry"}}, // the client goes on connecting until its time is over
+		brief: []string{"push again", "delete", "retry"}}, // the client goes on connecting until its time is over
 }
 
 // countedTarget is a broker, and what a cut may do to its jobs.
@@ -58,6 +58,8 @@ type countedOp struct {
 	name string
 	held bool // it is about a job that the client has fetched
 	jobs int  // otherwise: that are pushed before
+	// known: the client has pushed to the queue before, so that it declares nothing.
+	known bool
 	// run does it.
 	run func(ctx context.Context, c *countedCut) error
 	// least and most are how many copies of each job there are if it returned
@@ -78,6 +80,9 @@ var countedOps = []countedOp{
 		return b.Close()
 	}},
 	{name: "push", push: true, run: func(ctx context.Context, c *countedCut) error {
+		return c.push(ctx, 1, 0)
+	}},
+	{name: "push again", known: true, push: true, run: func(ctx context.Context, c *countedCut) error {
 		return c.push(ctx, 1, 0)
 	}},
 	{name: "later", push: true, run: func(ctx context.Context, c *countedCut) error {

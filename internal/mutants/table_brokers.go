@@ -72,7 +72,7 @@ var beanstalkMutants = []mutant{
 `, new: `	x.want++
 	x.late = func(x *exchange) {
 `},
-	{name: "beanstalkd-unknown-is-refused", file: "broker/beanstalkd/conn.go", at: []stage{sweep}, test: "Cut.*/beanstalkd/push$",
+	{name: "beanstalkd-unknown-is-refused", file: "broker/beanstalkd/conn.go", at: []stage{sweep}, test: "Cut.*/beanstalkd/push_again$",
 		old: `	unknown := fmt.Errorf("%w: %w", linda.ErrUnknown, c.err)`, new: `	unknown := c.err`},
 }
 
@@ -129,7 +129,7 @@ var rabbitMutants = []mutant{
 		old: `		return &post{body: []byte(s.Body()), dead: true}
 `, new: `		return nil
 `},
-	{name: "rabbitmq-unknown-is-refused", file: "broker/rabbitmq/outlet.go", at: []stage{sweep}, test: "Cut.*/rabbitmq/push$",
+	{name: "rabbitmq-unknown-is-refused", file: "broker/rabbitmq/outlet.go", at: []stage{sweep}, test: "Cut.*/rabbitmq/push_again$",
 		old: `fmt.Errorf("%w: linda/rabbitmq: the connection broke before the server confirmed", linda.ErrUnknown)`,
 		new: `errors.New("linda/rabbitmq: the connection broke before the server confirmed")`},
 }
@@ -162,7 +162,7 @@ var kafkaMutants = []mutant{
 `, new: `	b.accept(ctx, endings)
 	b.write(ctx, endings)
 `},
-	{name: "kafka-unknown-is-refused", file: "broker/kafka/push.go", at: []stage{sweep}, test: "Cut.*/kafka/push$",
+	{name: "kafka-unknown-is-refused", file: "broker/kafka/push.go", at: []stage{sweep}, test: "Cut.*/kafka/push_again$",
 		old: `	return fmt.Errorf("linda/kafka: %s: %w: %w", what, linda.ErrUnknown, err)
 }`, new: `	return fmt.Errorf("linda/kafka: %s: %w", what, err)
 }`},

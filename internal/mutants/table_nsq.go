@@ -49,6 +49,6 @@ var nsqMutants = []mutant{
 `},
 	{name: "nsq-giving-back-is-an-attempt", file: "broker/nsq/keep.go", at: onNSQ, test: "TestWhatNobodyTakesGoesBack",
 		old: `Op: linda.OpRelease, Unstarted: true}`, new: `Op: linda.OpRelease}`},
-	{name: "nsq-unknown-is-refused", file: "broker/nsq/outlet.go", at: []stage{sweep}, test: "Cut.*/nsq/push$",
+	{name: "nsq-unknown-is-refused", file: "broker/nsq/outlet.go", at: []stage{sweep}, test: "Cut.*/nsq/push_again$",
 		old: `			e.end(o.server.explain("publish", fmt.Errorf("%w: %w", linda.ErrUnknown, err)))`, new: `			e.end(o.server.explain("publish", err))`},
 }
