@@ -25,6 +25,8 @@ var counted = []countedTarget{
 		args: []string{"-mem-queue-size=10", "-queue-scan-selection-count=10000"}}, // thousands of queues
 	{name: "kafka", kind: brokerd.Kafka, options: "&lock=2s", stride: 1009, tells: true, limit: time.Second,
 		brief: []string{"push again", "delete", "retry"}}, // the client goes on connecting until its time is over
+	{name: "kafka in classic mode", kind: brokerd.Kafka, options: "&lock=2s&mode=classic", stride: 1009, tells: true, limit: time.Second,
+		brief: []string{}},
 }
 
 // countedTarget is a broker, and what a cut may do to its jobs.

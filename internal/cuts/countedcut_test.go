@@ -11,8 +11,14 @@ import (
 	"github.com/amlun/linda/internal/chaos/proxy"
 )
 
-// patience is how long the client may take to be itself again.
-const patience = 30 * time.Second
+const (
+	// patience is how long the client may take to be itself again.
+	patience = 30 * time.Second
+	// missing is how long a job may take to come back, where a sample is cut: many
+	// cuts of a server take all of its time.
+	missing     = 15 * time.Second
+	missingLong = 90 * time.Second
+)
 
 // countedCut is one cut of one operation, on a queue of its own.
 type countedCut struct {
@@ -24,6 +30,8 @@ type countedCut struct {
 	errs        []error      // of the operation, one for each try
 	greeting    string       // the id of a job that was there before
 	faults      []string     // that were found
+	disturbed   error        // of counting: what is popped and does not come is gone
+	at          int
 }
 
 func (c *countedCut) wrong(format string, args ...any) {
@@ -230,7 +238,11 @@ func (c *countedCut) count(ctx context.Context) {
 		}
 		return true
 	}
-	for end := time.Now().Add(patience); ; {
+	wait := missing
+	if len(c.l.s.lanes) > few {
+		wait = missingLong
+	}
+	for end := time.Now().Add(wait); ; {
 		job, err := c.l.direct.Pop(c.queue, 0)
 		if job != nil {
 			copies[job.ID]++
@@ -239,10 +251,10 @@ func (c *countedCut) count(ctx context.Context) {
 		if err == nil && enough() {
 			break
 		}
+		if err != nil {
+			c.disturbed = err
+		}
 		if time.Now().After(end) {
-			if err != nil {
-				c.wrong("to count: %v", err)
-			}
 			break
 		}
 		time.Sleep(20 * time.Millisecond)

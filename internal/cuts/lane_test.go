@@ -33,6 +33,9 @@ const (
 	// retries is how often an operation may fail though nothing was cut, as after
 	// the cut before it.
 	retries = 20
+	// mostDoubts is how many cuts of an operation are made again since their jobs
+	// could not be counted.
+	mostDoubts = 100
 )
 
 // countedSweep is a server, and the lanes of clients that are cut.
@@ -45,6 +48,8 @@ type countedSweep struct {
 	at       int   // guarded by mu, as all below: the next byte
 	last     int   // at which something was cut
 	missed   []int // bytes after that, at which nothing was
+	redo     []int // bytes of cuts that are to be made once more
+	doubts   int   // how many of those there were
 	outcomes outcomes
 }
 
@@ -106,7 +111,7 @@ func newCountedSweep(t *testing.T, target countedTarget, lanes int) *countedSwee
 // sweep cuts an operation at one byte after another, until it is over before
 // the cut.
 func (s *countedSweep) sweep(t *testing.T, op countedOp, dir proxy.Direction, from int) {
-	s.at, s.last, s.missed = from, from-1, nil
+	s.at, s.last, s.missed, s.redo, s.doubts = from, from-1, nil, nil, 0
 	var all sync.WaitGroup
 	for _, l := range s.lanes {
 		all.Go(func() {
@@ -121,6 +126,10 @@ func (s *countedSweep) sweep(t *testing.T, op countedOp, dir proxy.Direction, fr
 func (s *countedSweep) next(t *testing.T, op countedOp) (at int, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if n := len(s.redo); n > 0 {
+		at, s.redo = s.redo[n-1], s.redo[:n-1]
+		return at, true
+	}
 	enough := misses
 	if s.stride > 1 {
 		enough = 1
@@ -135,6 +144,20 @@ func (s *countedSweep) next(t *testing.T, op countedOp) (at int, ok bool) {
 		return 0, false
 	}
 	return at, true
+}
+
+// doAgain has a cut made once more whose jobs could not be counted for sure: an
+// overloaded server fails those who count, too. It reports whether that is not
+// too often.
+func (s *countedSweep) doAgain(at int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doubts++
+	if s.doubts > mostDoubts {
+		return false
+	}
+	s.redo = append(s.redo, at)
+	return true
 }
 
 // saw notes whether something was cut at a byte.
@@ -161,7 +184,7 @@ func (l *lane) round(t *testing.T, op countedOp, dir proxy.Direction) (more bool
 		t.Errorf("%s: %v", op.name, err)
 		return false
 	}
-	defer l.close(t)
+	defer closes(t, l.direct)
 	var made []*countedCut
 	for more {
 		cuts := l.cut(op, dir, at)
@@ -171,13 +194,17 @@ func (l *lane) round(t *testing.T, op countedOp, dir proxy.Direction) (more bool
 		}
 		at, more = l.s.next(t, op)
 	}
+	closes(t, l.client) // which may have kept jobs from others
 	l.count(t.Context(), made)
 	for _, c := range made {
+		if len(c.faults) > 0 && c.disturbed != nil && l.s.doAgain(c.at) {
+			continue
+		}
 		for _, fault := range c.faults {
-			t.Errorf("%s (errors %v): %s", c.name, c.errs, fault)
+			t.Errorf("%s (errors %v): %s (to count: %v)", c.name, c.errs, fault, c.disturbed)
 		}
 	}
-	return more && !t.Failed()
+	return !t.Failed()
 }
 
 // cut cuts an operation at a byte. Where it fails without a cut the client still
@@ -185,7 +212,7 @@ func (l *lane) round(t *testing.T, op countedOp, dir proxy.Direction) (more bool
 func (l *lane) cut(op countedOp, dir proxy.Direction, at int) (made []*countedCut) {
 	for range retries {
 		c := &countedCut{
-			l: l, op: op, queue: fmt.Sprintf("cut.%d", queues.Add(1)),
+			l: l, op: op, at: at, queue: fmt.Sprintf("cut.%d", queues.Add(1)),
 			name: fmt.Sprintf("%s, byte %d of direction %d", op.name, at, dir),
 		}
 		made = append(made, c)
@@ -227,11 +254,9 @@ func (l *lane) open() error {
 	return nil
 }
 
-func (l *lane) close(t *testing.T) {
-	for _, b := range []whole{l.client, l.direct} {
-		if err := b.Close(); err != nil {
-			t.Error(err)
-		}
+func closes(t *testing.T, b linda.Broker) {
+	if err := b.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
