@@ -23,6 +23,8 @@ var batchCases = []testCase{
 		rule: "One Settle deletes, releases, delays and buries, each job as asked."},
 	{name: "settle-with-stale", needs: needs(settler), check: settleWithStale,
 		rule: "Of a batch with one stale item just that one fails, named by its place in a BatchError."},
+	{name: "settle-with-lost", needs: needs(settler), check: settleWithLost,
+		rule: "Of a batch with one job that somebody else has by now just that one is ErrLeaseLost, and the others are settled."},
 	{name: "settle-twice-in-batch", needs: needs(settler), check: settleTwiceInBatch,
 		rule: "A job that is twice in a batch is settled once, the first way."},
 	{name: "unstarted-to-head", needs: needs(settler, ordered), check: unstartedToHead,
@@ -163,6 +165,25 @@ func settleWithStale(c *trial) {
 	equal(c, again.ID, jobs[1].ID, "the released job")
 	c.delete(b, again)
 	c.nothing(b)
+}
+
+func settleWithLost(c *trial) {
+	slow, quick := c.open(), c.open()
+	c.push(slow, 1)
+	lost := c.reserve(slow, c.queue, 1, c.lease)[0]
+	held := c.reserve(quick, c.queue, 1, c.long)[0]
+	equal(c, held.ID, lost.ID, "the job that came again")
+	c.push(slow, 3)
+	jobs := c.reserve(slow, c.queue, 3, c.long)
+	err := as[linda.Settler](c, slow).Settle(c.Context(), c.queue, []linda.Settlement{
+		{Job: jobs[0], Op: linda.OpDelete},
+		{Job: jobs[1], Op: linda.OpDelete},
+		{Job: lost, Op: linda.OpDelete},
+		{Job: jobs[2], Op: linda.OpDelete},
+	})
+	c.onlyFails(err, 4, 2, linda.ErrLeaseLost)
+	c.delete(quick, held)
+	c.nothing(quick)
 }
 
 func settleTwiceInBatch(c *trial) {

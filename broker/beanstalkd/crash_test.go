@@ -164,6 +164,7 @@ func TestASettlementFromBeforeARestartSparesTheNewJobOfTheSameID(t *testing.T) {
 	require.NoError(t, server.Kill())
 	require.NoError(t, server.Restart(t.Context()))
 	putAll(t, server.Addr, 3, 7, 60)
+	require.Eventually(t, func() bool { return b.Push(job(1), "other") == nil }, 5*time.Second, time.Millisecond, "it is connected again")
 	require.ErrorIs(t, b.Delete("q", held[0]), linda.ErrLeaseLost)
 	require.ErrorIs(t, b.Release("q", held[1]), linda.ErrLeaseLost)
 	dead := linda.Settlement{Job: held[2], Op: linda.OpBury, Reason: "x"}

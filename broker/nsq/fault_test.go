@@ -145,6 +145,25 @@ func TestWhatTheServerHasTakenBackIsNotSettledOnItsConnection(t *testing.T) {
 	assert.Equal(t, 1, p.count("FIN "))
 }
 
+func TestASettlementThatIsTriedAgainMakesNoSecondCopy(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.Nsqd)
+	p := newTapped(t, server.Addr)
+	b := opened(t, p.through(server.URL))
+	require.NoError(t, b.Push(job("job"), "q"))
+	again := []linda.Settlement{{Job: fetch(t, b, 1, time.Minute)[0], Op: linda.OpRelease}}
+	p.held.Lock()
+	for range 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		require.ErrorIs(t, b.Settle(ctx, "q", again), linda.ErrUnknown)
+		cancel()
+	}
+	p.held.Unlock()
+	require.NoError(t, b.Settle(t.Context(), "q", again))
+	require.NoError(t, b.Delete("q", fetch(t, b, 1, time.Minute)[0]))
+	assert.Empty(t, rest(t, b, 500*time.Millisecond))
+}
+
 func TestJobsOfAConnectionThatBreaksAreLostToTheirWorker(t *testing.T) {
 	t.Parallel()
 	server := brokerd.Run(t, brokerd.Nsqd)

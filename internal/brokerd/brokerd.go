@@ -46,7 +46,7 @@ type setup struct {
 	ports  []int
 	args   []string // the caller's, to be put last so that they win
 
-	advertised string // where clients are told that it is; empty: at its own address
+	advertised []string // where clients are told that it is; none: at its own address
 }
 
 func (s setup) addr() string { return loopback(s.ports[0]) }
@@ -57,7 +57,7 @@ type Option func(*options)
 type options struct {
 	args       []string
 	ports      func(n int) ([]int, error)
-	advertised string
+	advertised []string
 }
 
 // Args appends command-line arguments, after the kind's own so that they win.
@@ -65,10 +65,10 @@ func Args(args ...string) Option {
 	return func(o *options) { o.args = append(o.args, args...) }
 }
 
-// Advertise makes a server that tells its clients where it is, as Kafka does, name another address to those who come
-// by its last port: that of a proxy, which forwards to this port.
-func Advertise(addr string) Option {
-	return func(o *options) { o.advertised = addr }
+// Advertise makes a server that tells its clients where it is, as Kafka does, name other addresses to those who come by
+// its last ports: those of proxies, each of which forwards to the port at the same place from the end.
+func Advertise(addrs ...string) Option {
+	return func(o *options) { o.advertised = addrs }
 }
 
 // portTries is how many sets of ports Start tries before it gives up.
@@ -105,7 +105,7 @@ func (k Kind) find() (string, error) {
 
 // launch makes one attempt, with a new folder and new ports, and leaves nothing behind when it does not succeed.
 func launch(ctx context.Context, kind Kind, binary string, o options) (*Server, error) {
-	ports, err := o.ports(kind.ports)
+	ports, err := o.ports(kind.ports + max(0, len(o.advertised)-1))
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,6 @@
 package brokerd
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -80,13 +79,26 @@ func kafkaJars() (string, error) {
 	return filepath.Join(dir, "*"), nil
 }
 
-// kafkaPlainListeners are one for clients that come directly, and one for those that come by a proxy.
+// kafkaPlainListeners are one for clients that come directly, and one for those that come by each proxy.
 func kafkaPlainListeners(s setup) []string {
-	own, proxied := s.addr(), loopback(s.ports[2])
+	listeners := []string{"PLAINTEXT://" + s.addr()}
+	told := slices.Clone(listeners)
+	protocols := "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"
+	for i, port := range s.ports[2:] {
+		proxied := loopback(port)
+		name := fmt.Sprint("PROXIED", i)
+		listeners = append(listeners, name+"://"+proxied)
+		if i < len(s.advertised) {
+			proxied = s.advertised[i]
+		}
+		told = append(told, name+"://"+proxied)
+		protocols += "," + name + ":PLAINTEXT"
+	}
+	listeners = append(listeners, "CONTROLLER://"+loopback(s.ports[1]))
 	return []string{
-		"listeners=PLAINTEXT://" + own + ",PROXIED://" + proxied + ",CONTROLLER://" + loopback(s.ports[1]),
-		"advertised.listeners=PLAINTEXT://" + own + ",PROXIED://" + cmp.Or(s.advertised, proxied),
-		"listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
+		"listeners=" + strings.Join(listeners, ","),
+		"advertised.listeners=" + strings.Join(told, ","),
+		"listener.security.protocol.map=" + protocols,
 		"inter.broker.listener.name=PLAINTEXT",
 	}
 }

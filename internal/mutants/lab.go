@@ -172,23 +172,25 @@ func (r result) failed(o outcome, err error) result {
 	return r
 }
 
-// plant writes the changed source and returns the flag by which the compiler
-// sees it in the place of the true one.
+// plant writes the changed sources and returns the flag by which the compiler
+// sees them in the place of the true ones.
 func (l *lab) plant(m mutant, dir string) (overlay []string, err error) {
-	name := filepath.Join(l.module, m.file)
-	source, err := os.ReadFile(name)
+	changed, err := m.apply(func(file string) (string, error) {
+		source, err := os.ReadFile(filepath.Join(l.module, file))
+		return string(source), err
+	})
 	if err != nil {
 		return nil, err
 	}
-	changed, err := m.apply(string(source))
-	if err != nil {
-		return nil, err
+	replace := make(map[string]string)
+	for file, source := range changed {
+		planted := filepath.Join(dir, fmt.Sprint("planted", len(replace), filepath.Ext(file)))
+		if err := os.WriteFile(planted, []byte(source), 0o644); err != nil {
+			return nil, err
+		}
+		replace[filepath.Join(l.module, file)] = planted
 	}
-	planted := filepath.Join(dir, "planted"+filepath.Ext(m.file))
-	if err := os.WriteFile(planted, []byte(changed), 0o644); err != nil {
-		return nil, err
-	}
-	list, err := json.Marshal(map[string]any{"Replace": map[string]string{name: planted}})
+	list, err := json.Marshal(map[string]any{"Replace": replace})
 	if err != nil {
 		return nil, err
 	}

@@ -10,19 +10,22 @@ import (
 func TestEveryMutantApplies(t *testing.T) {
 	for _, m := range mutants {
 		t.Run(m.name, func(t *testing.T) {
-			source, err := os.ReadFile(filepath.Join("../..", m.file))
+			changed, err := m.apply(sourceOf)
 			if err != nil {
 				t.Fatal(err)
 			}
-			changed, err := m.apply(string(source))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if changed == string(source) {
-				t.Error("it changes nothing")
+			for file, text := range changed {
+				if source, _ := sourceOf(file); text == source {
+					t.Errorf("%s: it changes nothing", file)
+				}
 			}
 		})
 	}
+}
+
+func sourceOf(file string) (string, error) {
+	source, err := os.ReadFile(filepath.Join("../..", file))
+	return string(source), err
 }
 
 func TestEveryMutantHasANameAndTestsOfItsOwn(t *testing.T) {
@@ -62,12 +65,19 @@ func TestFirstFailureIsTheCaseItself(t *testing.T) {
 
 func TestAMutantThatNoLongerAppliesSaysWhere(t *testing.T) {
 	m := mutant{file: "a.go", old: "x", new: "y"}
+	of := func(source string) func(string) (string, error) {
+		return func(string) (string, error) { return source, nil }
+	}
 	for _, source := range []string{"", "x x"} {
-		if _, err := m.apply(source); err == nil {
+		if _, err := m.apply(of(source)); err == nil {
 			t.Errorf("%q: no error", source)
 		}
 	}
-	if got, err := m.apply("a x b"); err != nil || got != "a y b" {
+	if got, err := m.apply(of("a x b")); err != nil || got["a.go"] != "a y b" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	m.also = []edit{{"a.go", "b", "c"}, {"b.go", "x", "z"}}
+	if got, err := m.apply(of("a x b")); err != nil || got["a.go"] != "a y c" || got["b.go"] != "a z b" {
 		t.Errorf("got %q, %v", got, err)
 	}
 }

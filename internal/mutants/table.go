@@ -11,10 +11,17 @@ type mutant struct {
 	name     string
 	file     string
 	old, new string
+	also     []edit  // what stands behind it: a bug is no bug while a second line prevents it
 	at       []stage // what should catch it, in this order
 	test     string  // the tests of the first stage that should; empty: all of them
 	why      string  // where nothing does: the reason
 }
+
+// edit is a piece of a file that becomes another.
+type edit struct{ file, old, new string }
+
+// edits are all of a mutant.
+func (m mutant) edits() []edit { return append([]edit{{m.file, m.old, m.new}}, m.also...) }
 
 // tests are some tests of a package.
 type tests struct{ pkg, run, skip string }
@@ -36,6 +43,7 @@ const (
 	beanstalk stage = "beanstalkd"
 	rabbit    stage = "RabbitMQ"
 	kafka     stage = "Kafka"
+	nsq       stage = "NSQ"
 )
 
 // stages are the tests of each. A broker of its own package needs a line here and
@@ -50,6 +58,7 @@ var stages = map[stage]tests{
 	beanstalk: {pkg: "./broker/beanstalkd", skip: "UnderLoad|HangsForLong|Fuzz"},
 	rabbit:    {pkg: "./broker/rabbitmq", run: "Conformance/quorum"},
 	kafka:     {pkg: "./broker/kafka", run: "Conformance"},
+	nsq:       {pkg: "./broker/nsq", run: "ConformanceOfNsqd"},
 }
 
 // tests are those that should catch a mutant, in this order.
@@ -64,13 +73,30 @@ func (m mutant) tests() []tests {
 	return row
 }
 
-// apply changes the one place in a source that the mutant is about.
-func (m mutant) apply(source string) (string, error) {
-	if n := strings.Count(source, m.old); n != 1 {
+// apply changes the one place in a source that the edit is about.
+func (e edit) apply(source string) (string, error) {
+	if n := strings.Count(source, e.old); n != 1 {
 		return "", fmt.Errorf("%s has this text %d times, not once:\n%s\nGive the mutant the new text in internal/mutants, or remove it",
-			m.file, n, m.old)
+			e.file, n, e.old)
 	}
-	return strings.Replace(source, m.old, m.new, 1), nil
+	return strings.Replace(source, e.old, e.new, 1), nil
+}
+
+// apply changes what the mutant is about, and returns each file that has changed.
+func (m mutant) apply(read func(file string) (string, error)) (changed map[string]string, err error) {
+	changed = make(map[string]string)
+	for _, e := range m.edits() {
+		source, again := changed[e.file]
+		if !again {
+			if source, err = read(e.file); err != nil {
+				return nil, err
+			}
+		}
+		if changed[e.file], err = e.apply(source); err != nil {
+			return nil, err
+		}
+	}
+	return changed, nil
 }
 
 // conforms names cases of the conformance suite on a real Redis.

@@ -3,7 +3,7 @@ package main
 import "slices"
 
 // brokerMutants are those of the brokers in packages of their own.
-var brokerMutants = slices.Concat(beanstalkMutants, rabbitMutants, kafkaMutants)
+var brokerMutants = slices.Concat(beanstalkMutants, rabbitMutants, kafkaMutants, classicMutants, nsqMutants)
 
 var (
 	onBeanstalk = []stage{beanstalk}
@@ -14,17 +14,14 @@ var (
 var beanstalkMutants = []mutant{
 	{name: "beanstalkd-settles-by-id-alone", file: "broker/beanstalkd/conn.go", at: onBeanstalk, test: "AnEarlierReservationOfTheSameConnection",
 		old: `return !c.lost() && c.reserved(r.id) == r }`, new: `return !c.lost() }`,
-		why: "a second defence: the receipt of the earlier reservation is lost when the connection gets the job again"},
-	{name: "beanstalkd-keeps-what-a-cut-took", file: "broker/beanstalkd/broker.go", at: onBeanstalk, test: "AJobWhoseConnectionIsCut|NothingThatWasPushedIsLost|SparesTheNewJob",
-		old: `		return r.conn == c
-`, new: `		return false
-`,
-		why: "a second defence: nobody holds a job by a connection that is gone, and nothing can be sent on it"},
+		also: []edit{{"broker/beanstalkd/fetch.go", `return old.conn == c && old.id == r.id })`, `return false })`}}},
 	{name: "beanstalkd-settles-on-any-connection", file: "broker/beanstalkd/settle.go", at: onBeanstalk, test: "SparesTheNewJobOfTheSameID",
 		old: `		c := e.r.conn
 		if !c.holds(e.r) {`, new: `		c := b.puts.current()
 		if c == nil {`,
-		why: "a second defence: the receipt is lost with its connection, before it is asked which that was"},
+		also: []edit{{"broker/beanstalkd/broker.go", `		return r.conn == c
+`, `		return false
+`}}},
 	{name: "beanstalkd-copies-and-keeps", file: "broker/beanstalkd/settle.go", at: onBeanstalk, test: "TestConformance/(release-with-delay|attempts|settle-every-way)",
 		old: `			cmd.add("delete", e.r.id)
 `, new: `			cmd.add("release", e.r.id, e.r.pri, 0)
@@ -57,7 +54,7 @@ var beanstalkMutants = []mutant{
 `, new: ``},
 	{name: "beanstalkd-crashes-are-not-counted", file: "broker/beanstalkd/count.go", at: onBeanstalk, test: "JobsOfAKilledWorker|TestConformance/(crashes|attempts)",
 		old: `r.native = field(stats, "reserves") - field(stats, "releases") - field(stats, "buries")`, new: `r.native = 1`},
-	{name: "beanstalkd-a-row-is-all-new", file: "broker/beanstalkd/fetch.go", at: onBeanstalk, test: "ACrashOfAnotherWorkerIsCounted",
+	{name: "beanstalkd-a-row-is-all-new", file: "broker/beanstalkd/fetch.go", at: onBeanstalk, test: "OnlyWhatComesBehindAJobOfALowerID",
 		old: `		if v.head.plain {`, new: `		if true {`},
 	{name: "beanstalkd-late-jobs-are-nobodys", file: "broker/beanstalkd/wait.go", at: onBeanstalk, test: "TestConformance/(fetch-ends|close-during-calls|fetch-woken-each)",
 		old: `	if len(t.wants) == 0 {
@@ -75,7 +72,7 @@ var beanstalkMutants = []mutant{
 `, new: `	x.want++
 	x.late = func(x *exchange) {
 `},
-	{name: "beanstalkd-unknown-is-refused", file: "broker/beanstalkd/conn.go", at: []stage{sweep}, test: "Cut.*/beanstalkd/push$",
+	{name: "beanstalkd-unknown-is-refused", file: "broker/beanstalkd/conn.go", at: []stage{sweep}, test: "Cut.*/beanstalkd/push_again$",
 		old: `	unknown := fmt.Errorf("%w: %w", linda.ErrUnknown, c.err)`, new: `	unknown := c.err`},
 }
 
@@ -100,16 +97,16 @@ var rabbitMutants = []mutant{
 		old: `		case !s.receipt.Gone() && s.delivery.tap.broken():
 			s.err = linda.ErrLeaseLost
 `, new: ``,
-		why: "a second defence: the reservations of a channel are lost with it, before it is asked"},
-	{name: "rabbitmq-old-tags-on-a-new-channel", file: "broker/rabbitmq/tags.go", at: onRabbit, test: "ACutConnectionLosesReservations",
-		old: `	if t.closed {
+		also: []edit{
+			{"broker/rabbitmq/broker.go", `return d.tap == o.tap })`, `return false })`},
+			{"broker/rabbitmq/tags.go", `	if t.closed {
 		return deliveries
 	}
-`, new: `	if t.closed {
+`, `	if t.closed {
 		return nil
 	}
-`,
-		why: "a second defence: the reservations of a channel are lost with it, before it is asked"},
+`},
+		}},
 	{name: "rabbitmq-acknowledges-past-a-gap", file: "broker/rabbitmq/tags.go", at: onRabbit, test: "TagsAreAcknowledgedTogether",
 		old: `n, _ := slices.BinarySearch(acknowledge, t.all+1)`, new: `n := len(acknowledge)`},
 	{name: "rabbitmq-delays-are-short", file: "broker/rabbitmq/topology.go", at: onRabbit, test: "DigitsAreNeverLess",
@@ -127,12 +124,12 @@ var rabbitMutants = []mutant{
 `},
 	{name: "rabbitmq-close-waits-for-a-server-that-is-stopped", file: "broker/rabbitmq/line.go", at: onRabbit, test: "CloseDoesNotWait",
 		old: `cut := time.AfterFunc(limit,`, new: `cut := time.AfterFunc(1000*limit,`,
-		why: "a second defence: the client's CloseDeadline has the same limit, and is rarely moved"},
+		also: []edit{{"broker/rabbitmq/line.go", `link.conn.CloseDeadline(time.Now().Add(limit))`, `link.conn.CloseDeadline(time.Now().Add(1000 * limit))`}}},
 	{name: "rabbitmq-dead-are-gone", file: "broker/rabbitmq/settle.go", at: onRabbit, test: "TestConformance/quorum/(bury|settle-every-way)",
 		old: `		return &post{body: []byte(s.Body()), dead: true}
 `, new: `		return nil
 `},
-	{name: "rabbitmq-unknown-is-refused", file: "broker/rabbitmq/outlet.go", at: []stage{sweep}, test: "Cut.*/rabbitmq/push$",
+	{name: "rabbitmq-unknown-is-refused", file: "broker/rabbitmq/outlet.go", at: []stage{sweep}, test: "Cut.*/rabbitmq/push_again$",
 		old: `fmt.Errorf("%w: linda/rabbitmq: the connection broke before the server confirmed", linda.ErrUnknown)`,
 		new: `errors.New("linda/rabbitmq: the connection broke before the server confirmed")`},
 }
@@ -144,7 +141,8 @@ var kafkaMutants = []mutant{
 		old: `	job.Redelivered(int64(d.count))
 `, new: ``},
 	{name: "kafka-accepts-what-is-not-its-own", file: "broker/kafka/settle.go", at: onKafka, test: "TestConformance/^(late-settle|stale-settle)$",
-		old: `!e.receipt.Gone() && left <= 0 {`, new: `!e.receipt.Gone() && left <= -time.Hour {`},
+		old: `!e.receipt.Gone() && left <= 0 {`, new: `!e.receipt.Gone() && left <= -time.Hour {`,
+		why: "a second defence: a reservation that has ended is renewed before its job is written anew, which is refused"},
 	{name: "kafka-begins-at-the-end", file: "broker/kafka/start.go", at: onKafka, test: "TestConformance/^(push-pop-delete|fifo)$",
 		old: `	if err != nil {
 		return err
@@ -154,7 +152,8 @@ var kafkaMutants = []mutant{
 		return err
 	}
 	done, err := b.leftByClassic(ctx, t)
-`},
+`,
+		also: []edit{{"broker/kafka/member.go", `"share.auto.offset.reset":       "earliest",`, `"share.auto.offset.reset": "latest",`}}},
 	{name: "kafka-confirmed-late-is-lost", file: "broker/kafka/settle.go", at: onKafka, test: "TestASettlementThatWasConfirmedLateIsDone",
 		old: `if e.err != nil && e.delivery.origin.lost(e.delivery) {`, new: `if e.err != nil {`},
 	{name: "kafka-removes-before-it-stores", file: "broker/kafka/settle.go", at: []stage{sweep}, test: "Cut.*/kafka/retry$",
@@ -163,10 +162,54 @@ var kafkaMutants = []mutant{
 `, new: `	b.accept(ctx, endings)
 	b.write(ctx, endings)
 `},
-	{name: "kafka-unknown-is-refused", file: "broker/kafka/push.go", at: []stage{sweep}, test: "Cut.*/kafka/push$",
+	{name: "kafka-unknown-is-refused", file: "broker/kafka/push.go", at: []stage{sweep}, test: "Cut.*/kafka/push_again$",
 		old: `	return fmt.Errorf("linda/kafka: %s: %w: %w", what, linda.ErrUnknown, err)
 }`, new: `	return fmt.Errorf("linda/kafka: %s: %w", what, err)
-}`},
+}`,
+		also: []edit{{"broker/kafka/push.go", `errs[i] = fmt.Errorf("linda/kafka: %s: %w: %w", what, linda.ErrUnknown, ctx.Err())`,
+			`errs[i] = fmt.Errorf("linda/kafka: %s: %w", what, ctx.Err())`}}},
 	{name: "kafka-retries-are-not-written", file: "broker/kafka/settle.go", at: onKafka, test: "TestConformance/^(release|release-with-delay|settle-every-way)$",
 		old: `		if e.err == nil && e.record != nil {`, new: `		if e.err == nil && e.record != nil && e.settlement.Op != linda.OpRelease {`},
+}
+
+// classicMutants are those of Kafka's classic mode.
+var classicMutants = []mutant{
+	{name: "kafka-classic-commits-past-a-gap", file: "broker/kafka/water.go", at: onKafka, test: "TestTheLowWaterNeverPasses|TestAJobThatRanWhenItsProcessWasKilled",
+		old: `	if from <= w.low && len(w.done) == 0 {`, new: `	if len(w.done) == 0 {`},
+	{name: "kafka-classic-settles-what-is-somebody-elses", file: "broker/kafka/partition.go", at: onKafka, test: "TestAMemberThatWasPutOut",
+		old: `	if d.over {
+		return 0, true
+	}
+	return m.b.config.lock`, new: `	if false {
+		return 0, true
+	}
+	return m.b.config.lock`,
+		also: []edit{{"broker/kafka/partition.go", `	case over:
+		v.done(linda.ErrNotReserved)`, `	case over:
+		_ = linda.ErrNotReserved
+		v.done(nil)`}}},
+	{name: "kafka-classic-window-has-no-end", file: "broker/kafka/partition.go", at: onKafka, test: "TestAJobThatIsHeldHoldsUpItsPartition",
+		old: `	return len(p.records) == 0 || p.records[0].Offset < p.water.low+int64(p.t.m.b.config.window)`, new: `	return true`},
+	{name: "kafka-classic-crashes-are-not-counted", file: "broker/kafka/partition.go", at: onKafka, test: "TestAJobThatKillsItsProcess",
+		old: `		if r.Offset < p.before {
+			d.count = 2
+		}
+`, new: ``},
+	{name: "kafka-classic-moves-without-its-jobs", file: "broker/kafka/revoke.go", at: onKafka, test: "TestInClassicModeMembersThatComeAndGo",
+		old: `	t.awaitSettled(ctx, parts)
+	cancel()
+	ctx, cancel = context.WithTimeout(context.WithoutCancel(t.m.b.ctx), storeFor)
+	defer cancel()
+	t.writeAnew(ctx, parts)
+	t.store(ctx, parts)
+`, new: `	_ = ctx
+	cancel()
+`},
+	{name: "kafka-classic-commit-goes-as-another-member", file: "broker/kafka/tenure.go", at: onKafka, test: "TestAMemberThatWasPutOut",
+		old: `	if member != t.member || generation < 0 {
+		t.end(errNewMember)
+		return "", -1
+	}
+`, new: ``,
+		why: "a second defence: the client takes the partitions of a member that was put out from this process before it is another"},
 }

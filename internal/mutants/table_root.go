@@ -205,7 +205,7 @@ var rootMutants = []mutant{
 		old: `call('ZREM', reserved, ARGV[at]) == 1
 `, new: `call('ZREM', reserved, ARGV[at]) >= 0
 `},
-	{name: "the-wrong-job-was-lost", file: "lua/settle.lua", at: onRedis,
+	{name: "the-wrong-job-was-lost", file: "lua/settle.lua", at: onRedis, test: conforms("settle-with-lost"),
 		old: `      if not held then missed[#missed + 1] = count end`, new: `      if not held then missed[#missed + 1] = 1 end`},
 	{name: "redis-buried-is-gone", file: "lua/settle.lua", at: onRedis, test: conforms("bury"),
 		old: `add(KEYS[4], string.format('%.6f', now), ARGV[i + 2])`, new: `held = true`},

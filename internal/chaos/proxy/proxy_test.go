@@ -127,6 +127,22 @@ func TestCutAtTheLastByteNeedsNoFurtherOne(t *testing.T) {
 	require.ErrorIs(t, err, io.EOF)
 }
 
+func TestOnlyWhatAFaultHasEndedIsACut(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []Kind{Reset, Close} {
+		p, _ := start(t, nil)
+		own, spoiled := dial(t, p), dial(t, p)
+		require.NoError(t, roundTrip(own, 10))
+		require.NoError(t, roundTrip(spoiled, 10))
+		require.NoError(t, own.Close())
+		require.Eventually(t, func() bool { return len(p.Conns()) == 1 }, 5*time.Second, time.Millisecond)
+		assert.Zero(t, p.Cuts())
+		require.True(t, p.Inject(p.Conns()[0], Fault{Kind: kind, Dir: Up, After: 5}))
+		require.Error(t, roundTrip(spoiled, 10))
+		assert.Equal(t, 1, p.Cuts(), "it is counted before anybody sees it")
+	}
+}
+
 func TestResetIsAnRST(t *testing.T) {
 	t.Parallel()
 	p, _ := start(t, nil)
