@@ -43,9 +43,9 @@ type line struct {
 type link struct {
 	conn     *amqp.Connection
 	socket   *socket
-	gone     chan struct{} // closed when it has broken
-	outlet   *outlet       // of the line for publishing
-	declared declared      // what is known to be on the server, of the other line
+	life     context.Context // ends when it has broken
+	outlet   *outlet         // of the line for publishing
+	declared declared        // what is known to be on the server, of the other line
 }
 
 // get returns the link, and makes it where there is none.
@@ -129,18 +129,20 @@ func (l *line) connect(addr string) (*link, error) {
 		}
 		wire = client
 	}
-	k := &link{socket: newSocket(wire), gone: make(chan struct{})}
+	k := &link{socket: newSocket(wire)}
 	k.conn, err = amqp.Open(k.socket, l.config.client(l.name))
 	if err != nil {
 		_ = k.socket.Close()
 		return nil, err
 	}
+	life, broken := context.WithCancel(l.life)
+	k.life, k.declared.life = life, life
 	closed := k.conn.NotifyClose(make(chan *amqp.Error, 1))
 	l.running.Go(func() {
 		for range closed {
 		}
 		_ = k.socket.Close()
-		close(k.gone)
+		broken()
 	})
 	if err := l.equip(k); err != nil {
 		_ = k.socket.Close()
@@ -183,12 +185,7 @@ func (l *line) close(limit time.Duration) {
 }
 
 func (k *link) broken() bool {
-	select {
-	case <-k.gone:
-		return true
-	default:
-		return k.conn.IsClosed()
-	}
+	return k.life.Err() != nil || k.conn.IsClosed()
 }
 
 // on calls f with a channel of its own, and returns by ctx. The server answers

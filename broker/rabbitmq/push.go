@@ -1,6 +1,7 @@
 package rabbitmq
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -115,11 +116,8 @@ func (b *broker) address(ctx context.Context, queue string, posts []post) ([]mes
 	if err != nil {
 		return nil, err
 	}
-	if err := b.declareQueue(ctx, k, queue); err != nil {
-		return nil, err
-	}
 	messages := make([]message, len(posts))
-	highest := -1
+	var delays stays
 	for i, p := range posts {
 		m := message{key: b.config.ready(queue), body: p.body}
 		switch {
@@ -128,16 +126,20 @@ func (b *broker) address(ctx context.Context, queue string, posts []post) ([]mes
 		case p.alone:
 			m.key = b.config.alone(queue)
 		case p.delay > 0:
-			var digit int
-			m.exchange, m.key, digit = b.config.delayed(queue, p.delay)
-			highest = max(highest, digit)
+			var in stays
+			m.exchange, m.key, in = b.config.delayed(queue, p.delay)
+			delays |= in
 		}
 		messages[i] = m
 	}
-	if highest >= 0 {
-		err = b.declareDelay(ctx, k, queue, highest)
+	if delays == 0 {
+		return messages, b.declareQueue(ctx, k, queue)
 	}
-	return messages, err
+	made := b.beginQueue(k, queue) // beside the delays, since both have to ripen
+	if err := cmp.Or(b.declareDelays(ctx, k, delays), made.await(ctx)); err != nil {
+		return nil, err
+	}
+	return messages, b.declareDue(ctx, k, queue)
 }
 
 func same(err error, n int) []error {
