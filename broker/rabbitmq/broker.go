@@ -116,7 +116,7 @@ func (b *broker) Close() error {
 }
 
 // giveAllAway hands back the jobs that the server has sent and nobody has
-// asked for, so that they do not count as crashed.
+// asked for, so that they do not count as crashed, and acknowledges what is done.
 func (b *broker) giveAllAway() {
 	b.mu.Lock()
 	taps := slices.Collect(maps.Values(b.taps))
@@ -128,8 +128,7 @@ func (b *broker) giveAllAway() {
 		select {
 		case <-o.done:
 			if o.tap != nil {
-				all.Go(o.tap.giveAway)
-				all.Go(func() { o.tap.awaitMoves(ctx) })
+				all.Go(func() { o.tap.empty(ctx) })
 			}
 		default:
 		}

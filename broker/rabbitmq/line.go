@@ -21,6 +21,10 @@ const (
 	mostPause  = 500 * time.Millisecond
 )
 
+// missedHeartbeats is after how many heartbeats that did not come a connection is
+// taken for broken.
+const missedHeartbeats = 3
+
 // line is a connection that is made anew when it has broken. Each connection
 // is a link, and what belongs to one is never used with another: so a receipt
 // of an old link cannot settle a delivery of the next, whose tags begin anew.
@@ -129,7 +133,7 @@ func (l *line) connect(addr string) (*link, error) {
 		}
 		wire = client
 	}
-	k := &link{socket: newSocket(wire)}
+	k := &link{socket: newSocket(wire, missedHeartbeats*l.config.heartbeat)}
 	k.conn, err = amqp.Open(k.socket, l.config.client(l.name))
 	if err != nil {
 		_ = k.socket.Close()
@@ -175,9 +179,8 @@ func (l *line) close(limit time.Duration) {
 	link := l.current
 	l.mu.Unlock()
 	if link != nil {
-		// The client may move the deadline of the connection when it reads.
 		cut := time.AfterFunc(limit, func() { _ = link.socket.Close() })
-		_ = link.conn.CloseDeadline(time.Now().Add(limit))
+		_ = link.conn.Close()
 		cut.Stop()
 		_ = link.socket.Close()
 	}
