@@ -217,18 +217,25 @@ func (k *link) on(ctx context.Context, what string, f func(*amqp.Channel) error)
 	}
 }
 
+// errNotFound means that something is not on the server, or not yet: while it writes
+// down a new queue, or finds its queues again after a start, it says so of queues that
+// are about to be there.
+var errNotFound = errors.New("the server does not find it")
+
 // explain makes an error of the client one of linda.
 func explain(what string, err error) error {
 	var refused *amqp.Error
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, errBroken), errors.Is(err, linda.ErrClosed), errors.Is(err, linda.ErrUnknown), errors.Is(err, linda.ErrFull):
+	case errors.Is(err, errBroken), errors.Is(err, errNotFound), errors.Is(err, linda.ErrClosed), errors.Is(err, linda.ErrUnknown), errors.Is(err, linda.ErrFull):
 		return err
 	case errors.Is(err, amqp.ErrCredentials), errors.Is(err, amqp.ErrSASL), errors.Is(err, amqp.ErrVhost):
 		return fmt.Errorf("%w: rabbitmq: %s: %v", linda.ErrDenied, what, err)
 	case errors.As(err, &refused) && (refused.Code == amqp.AccessRefused || refused.Code == amqp.NotAllowed):
 		return fmt.Errorf("%w: rabbitmq: %s: %s", linda.ErrDenied, what, refused.Reason)
+	case errors.As(err, &refused) && refused.Code == amqp.NotFound:
+		return fmt.Errorf("linda/rabbitmq: %s: %w: %s", what, errNotFound, refused.Reason)
 	case errors.As(err, &refused):
 		return fmt.Errorf("linda/rabbitmq: %s: the server says %d %s", what, refused.Code, refused.Reason)
 	}

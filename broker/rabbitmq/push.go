@@ -42,8 +42,9 @@ type post struct {
 	alone bool // in that of the jobs that crashed
 }
 
-// Posts that the server did not take are tried again for a while: on a busy
-// machine it takes seconds until a new quorum queue has its leader.
+// Posts that the server did not take, or that were not sent since it did not find or
+// make what they need, are tried again for a while: on a busy machine it takes seconds
+// until a new quorum queue has its leader.
 const (
 	sendFor   = 4 * time.Second
 	sendPause = 30 * time.Millisecond // before the second try, doubled before each other
@@ -57,7 +58,7 @@ func (b *broker) send(ctx context.Context, queue string, posts []post) []error {
 	for pause := sendPause; time.Since(began) < sendFor; pause = min(2*pause, sendMost) {
 		var again []int
 		for i, err := range errs {
-			if errors.Is(err, errUnroutable) || errors.Is(err, errRefused) {
+			if errors.Is(err, errUnroutable) || errors.Is(err, errRefused) || passes(err) {
 				again = append(again, i)
 			}
 		}
