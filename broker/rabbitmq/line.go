@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -49,6 +50,7 @@ type link struct {
 	socket   *socket
 	life     context.Context // ends when it has broken
 	outlet   *outlet         // of the line for publishing
+	taps     atomic.Int64    // how many have a seat
 	declared declared        // what is known to be on the server, of the other line
 }
 
@@ -185,6 +187,16 @@ func (l *line) close(limit time.Duration) {
 		_ = link.socket.Close()
 	}
 	l.running.Wait()
+}
+
+// seat takes the place of a tap on the link, which the tap leaves with its channel. A
+// quarter of the channels are for questions that each need one for a moment.
+func (k *link) seat() bool {
+	if k.taps.Add(1) <= max(1, int64(k.conn.Config.ChannelMax)*3/4) {
+		return true
+	}
+	k.taps.Add(-1)
+	return false
 }
 
 func (k *link) broken() bool {

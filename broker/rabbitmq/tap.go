@@ -65,9 +65,11 @@ type delivery struct {
 	over bool      // guarded by the mutex of the tap: it is settled
 }
 
+// newTap makes a tap that has a seat on the link.
 func newTap(k *link, queue string, c *config, shed func(*tap, []*delivery)) (*tap, error) {
 	ch, err := k.conn.Channel()
 	if err != nil {
+		k.taps.Add(-1)
 		return nil, err
 	}
 	t := &tap{
@@ -83,6 +85,7 @@ func newTap(k *link, queue string, c *config, shed func(*tap, []*delivery)) (*ta
 		t.mu.Lock()
 		t.closed, t.waiting, t.crashed, t.single = true, nil, nil, nil
 		t.mu.Unlock()
+		k.taps.Add(-1)
 		close(t.gone)
 	}()
 	return t, nil
