@@ -36,7 +36,7 @@ type broker struct {
 
 	config  *config
 	publish *line
-	work    *line // all but publishing
+	work    *line // all but publishing; the first of those for taps
 	keeper  *lease.Keeper[*delivery]
 	life    context.Context // of calls; ends when Close begins
 	die     context.CancelFunc
@@ -46,8 +46,9 @@ type broker struct {
 	ended   chan struct{}
 	running sync.WaitGroup // what looks after the taps
 
-	mu   sync.Mutex
-	taps map[string]*opening // guarded by mu, by linda's name of the queue
+	mu    sync.Mutex
+	taps  map[string]*opening // guarded by mu, by linda's name of the queue
+	lines []*line             // guarded by mu: for taps, a further one where one is full
 }
 
 // opening is a tap, or the attempt to open it.
@@ -73,10 +74,9 @@ func (b *broker) Connect(url *neturl.URL) error {
 	if err != nil {
 		return err
 	}
-	name := "linda " + filepath.Base(os.Args[0])
 	b.config = config
-	b.publish = &line{config: config, name: name + " pushes", equip: newOutlet, life: b.wires}
-	b.work = &line{config: config, name: name + " works", equip: func(*link) error { return nil }, life: b.wires}
+	b.publish = &line{config: config, name: clientName() + " pushes", equip: newOutlet, life: b.wires}
+	b.work = b.tapLine(0)
 	b.keeper = lease.New(lease.Options[*delivery]{Return: b.expire})
 	ctx, cancel := context.WithTimeout(b.life, callLimit)
 	defer cancel()
@@ -106,7 +106,12 @@ func (b *broker) Close() error {
 		b.giveAllAway()
 		b.cut()
 		var lines sync.WaitGroup
-		lines.Go(func() { b.work.close(closeLimit) })
+		b.mu.Lock()
+		works := b.lines
+		b.mu.Unlock()
+		for _, l := range works {
+			lines.Go(func() { l.close(closeLimit) })
+		}
 		lines.Go(func() { b.publish.close(closeLimit) })
 		lines.Wait()
 		b.running.Wait()
@@ -116,7 +121,7 @@ func (b *broker) Close() error {
 }
 
 // giveAllAway hands back the jobs that the server has sent and nobody has
-// asked for, so that they do not count as crashed.
+// asked for, so that they do not count as crashed, and acknowledges what is done.
 func (b *broker) giveAllAway() {
 	b.mu.Lock()
 	taps := slices.Collect(maps.Values(b.taps))
@@ -128,8 +133,7 @@ func (b *broker) giveAllAway() {
 		select {
 		case <-o.done:
 			if o.tap != nil {
-				all.Go(o.tap.giveAway)
-				all.Go(func() { o.tap.awaitMoves(ctx) })
+				all.Go(func() { o.tap.empty(ctx) })
 			}
 		default:
 		}
@@ -218,7 +222,7 @@ func (b *broker) open(o *opening, queue string) {
 		err = b.declareQueue(ctx, k, queue)
 	}
 	if err == nil {
-		o.tap, err = newTap(k, queue, b.config, b.shed)
+		o.tap, err = b.newTap(ctx, queue)
 	}
 	o.err = explain("open queue "+queue, err)
 	close(o.done)
@@ -234,6 +238,34 @@ func (b *broker) open(o *opening, queue string) {
 	k.declared.forget("queue " + queue) // it may have been deleted
 	b.keeper.Lose(func(d *delivery) bool { return d.tap == o.tap })
 }
+
+// newTap makes a tap on the first connection that has room for one. The server
+// bounds the channels of each.
+func (b *broker) newTap(ctx context.Context, queue string) (*tap, error) {
+	for i := 0; ; i++ {
+		k, err := b.tapLine(i).get(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if k.seat() {
+			return newTap(k, queue, b.config, b.shed)
+		}
+	}
+}
+
+// tapLine returns a line for taps, by its number.
+func (b *broker) tapLine(i int) *line {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if i == len(b.lines) {
+		name := clientName() + " works"
+		b.lines = append(b.lines, &line{config: b.config, name: name, equip: func(*link) error { return nil }, life: b.wires})
+	}
+	return b.lines[i]
+}
+
+// clientName is what operators see on the server, before what a connection is for.
+func clientName() string { return "linda " + filepath.Base(os.Args[0]) }
 
 // expire gives back the jobs whose reservations have ended.
 func (b *broker) expire(deliveries []*delivery) {

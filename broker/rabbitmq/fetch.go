@@ -16,7 +16,7 @@ func (b *broker) Fetch(ctx context.Context, queue string, max int, lease time.Du
 	}
 	for try := 1; ; try++ {
 		jobs, err := b.fetch(ctx, queue, max, lease)
-		if !errors.Is(err, errBroken) || try == fetchTries {
+		if !passes(err) || try == fetchTries {
 			return jobs, err
 		}
 		if !wait(ctx, fetchPause<<(try-1)) {
@@ -34,6 +34,9 @@ const (
 )
 
 var errBroken = errors.New("the connection broke")
+
+// passes reports whether it is worth asking again in a moment.
+func passes(err error) bool { return errors.Is(err, errBroken) || errors.Is(err, errNotFound) }
 
 func (b *broker) fetch(ctx context.Context, queue string, max int, lease time.Duration) ([]*linda.Job, error) {
 	t, err := b.tap(ctx, queue)
@@ -87,7 +90,7 @@ func (b *broker) FetchNow(ctx context.Context, queue string, max int, lease time
 	for try := 1; ; try++ {
 		jobs, err := b.get(ctx, queue, max, lease)
 		// What a broken connection was handing out the server takes back.
-		if !errors.Is(err, errBroken) || try == fetchTries || !wait(ctx, fetchPause<<(try-1)) {
+		if !passes(err) || try == fetchTries || !wait(ctx, fetchPause<<(try-1)) {
 			return jobs, err
 		}
 	}

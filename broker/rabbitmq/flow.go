@@ -70,36 +70,49 @@ func (t *tap) add(d *delivery) {
 	if d.flow != nil {
 		d.flow.open++
 	}
-	t.mu.Unlock()
-	if d.past > 0 && !d.lone {
-		t.move(d)
-		return
+	moves := d.past > 0 && !d.lone
+	tell := false
+	if !moves {
+		tell = t.put(d, d.came)
 	}
-	t.keep([]*delivery{d})
+	t.mu.Unlock()
+	switch {
+	case moves:
+		t.move(d)
+	case tell:
+		t.tell()
+	}
 }
 
 // keep has jobs wait here for a Fetch.
 func (t *tap) keep(jobs []*delivery) {
-	if len(jobs) == 0 {
-		return
-	}
 	now := time.Now()
 	t.mu.Lock()
+	tell := false
 	for _, d := range jobs {
-		d.kept = now
-		if d.lone {
-			t.single = append(t.single, d)
-		} else {
-			t.waiting = append(t.waiting, d)
-		}
+		tell = t.put(d, now)
 	}
-	close(t.more)
-	t.more = newSignal()
-	tell := t.wanted == 0
 	t.mu.Unlock()
 	if tell {
 		t.tell()
 	}
+}
+
+// put has a job wait here for a Fetch, and reports whether none is waiting. It
+// needs mu.
+func (t *tap) put(d *delivery, now time.Time) (idle bool) {
+	d.kept = now
+	if d.lone {
+		t.single = append(t.single, d)
+	} else {
+		t.waiting = append(t.waiting, d)
+	}
+	if t.awaited {
+		t.awaited = false
+		close(t.more)
+		t.more = newSignal()
+	}
+	return t.wanted == 0
 }
 
 // move has a job that crashed moved to where it is fetched alone.
@@ -326,5 +339,29 @@ func (t *tap) giveAway() {
 	t.mu.Unlock()
 	if len(jobs) > 0 {
 		t.shed(t, jobs)
+	}
+}
+
+// empty gives away and acknowledges what there is, before the connection is closed.
+//
+// The channel of a quorum queue passes on 32 acknowledgements at a time, and forgets the
+// others if it is closed before the queue has answered. To end the flows is a question
+// to the queue, so whoever has its answer knows that all were passed on.
+func (t *tap) empty(ctx context.Context) {
+	t.giveAway()
+	t.awaitMoves(ctx)
+	t.mu.Lock()
+	if !t.closed {
+		t.sendAcks(false)
+	}
+	t.mu.Unlock()
+	stopped := newSignal()
+	go func() { // ends with the link, or before
+		t.stop()
+		close(stopped)
+	}()
+	select {
+	case <-stopped:
+	case <-ctx.Done():
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -20,6 +21,10 @@ const (
 	firstPause = 20 * time.Millisecond
 	mostPause  = 500 * time.Millisecond
 )
+
+// missedHeartbeats is after how many heartbeats that did not come a connection is
+// taken for broken.
+const missedHeartbeats = 3
 
 // line is a connection that is made anew when it has broken. Each connection
 // is a link, and what belongs to one is never used with another: so a receipt
@@ -43,9 +48,10 @@ type line struct {
 type link struct {
 	conn     *amqp.Connection
 	socket   *socket
-	gone     chan struct{} // closed when it has broken
-	outlet   *outlet       // of the line for publishing
-	declared declared      // what is known to be on the server, of the other line
+	life     context.Context // ends when it has broken
+	outlet   *outlet         // of the line for publishing
+	taps     atomic.Int64    // how many have a seat
+	declared declared        // what is known to be on the server, of the other line
 }
 
 // get returns the link, and makes it where there is none.
@@ -129,18 +135,20 @@ func (l *line) connect(addr string) (*link, error) {
 		}
 		wire = client
 	}
-	k := &link{socket: newSocket(wire), gone: make(chan struct{})}
+	k := &link{socket: newSocket(wire, missedHeartbeats*l.config.heartbeat)}
 	k.conn, err = amqp.Open(k.socket, l.config.client(l.name))
 	if err != nil {
 		_ = k.socket.Close()
 		return nil, err
 	}
+	life, broken := context.WithCancel(l.life)
+	k.life, k.declared.life = life, life
 	closed := k.conn.NotifyClose(make(chan *amqp.Error, 1))
 	l.running.Go(func() {
 		for range closed {
 		}
 		_ = k.socket.Close()
-		close(k.gone)
+		broken()
 	})
 	if err := l.equip(k); err != nil {
 		_ = k.socket.Close()
@@ -173,22 +181,26 @@ func (l *line) close(limit time.Duration) {
 	link := l.current
 	l.mu.Unlock()
 	if link != nil {
-		// The client may move the deadline of the connection when it reads.
 		cut := time.AfterFunc(limit, func() { _ = link.socket.Close() })
-		_ = link.conn.CloseDeadline(time.Now().Add(limit))
+		_ = link.conn.Close()
 		cut.Stop()
 		_ = link.socket.Close()
 	}
 	l.running.Wait()
 }
 
-func (k *link) broken() bool {
-	select {
-	case <-k.gone:
+// seat takes the place of a tap on the link, which the tap leaves with its channel. A
+// quarter of the channels are for questions that each need one for a moment.
+func (k *link) seat() bool {
+	if k.taps.Add(1) <= max(1, int64(k.conn.Config.ChannelMax)*3/4) {
 		return true
-	default:
-		return k.conn.IsClosed()
 	}
+	k.taps.Add(-1)
+	return false
+}
+
+func (k *link) broken() bool {
+	return k.life.Err() != nil || k.conn.IsClosed()
 }
 
 // on calls f with a channel of its own, and returns by ctx. The server answers
@@ -217,18 +229,25 @@ func (k *link) on(ctx context.Context, what string, f func(*amqp.Channel) error)
 	}
 }
 
+// errNotFound means that something is not on the server, or not yet: while it writes
+// down a new queue, or finds its queues again after a start, it says so of queues that
+// are about to be there.
+var errNotFound = errors.New("the server does not find it")
+
 // explain makes an error of the client one of linda.
 func explain(what string, err error) error {
 	var refused *amqp.Error
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, errBroken), errors.Is(err, linda.ErrClosed), errors.Is(err, linda.ErrUnknown), errors.Is(err, linda.ErrFull):
+	case errors.Is(err, errBroken), errors.Is(err, errNotFound), errors.Is(err, linda.ErrClosed), errors.Is(err, linda.ErrUnknown), errors.Is(err, linda.ErrFull):
 		return err
 	case errors.Is(err, amqp.ErrCredentials), errors.Is(err, amqp.ErrSASL), errors.Is(err, amqp.ErrVhost):
 		return fmt.Errorf("%w: rabbitmq: %s: %v", linda.ErrDenied, what, err)
 	case errors.As(err, &refused) && (refused.Code == amqp.AccessRefused || refused.Code == amqp.NotAllowed):
 		return fmt.Errorf("%w: rabbitmq: %s: %s", linda.ErrDenied, what, refused.Reason)
+	case errors.As(err, &refused) && refused.Code == amqp.NotFound:
+		return fmt.Errorf("linda/rabbitmq: %s: %w: %s", what, errNotFound, refused.Reason)
 	case errors.As(err, &refused):
 		return fmt.Errorf("linda/rabbitmq: %s: the server says %d %s", what, refused.Code, refused.Reason)
 	}

@@ -3,7 +3,6 @@ package rabbitmq
 import (
 	"math/rand/v2"
 	neturl "net/url"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -64,20 +63,28 @@ func TestTagsAreAcknowledgedTogetherWhereNoneIsOpenBelow(t *testing.T) {
 	var s tags
 	for _, step := range []struct {
 		note, ack []uint64
+		now       bool // not patient
 		upTo      uint64
 		single    []uint64
 	}{
-		{ack: []uint64{2, 3}, single: []uint64{2, 3}},
-		{ack: []uint64{1}, single: []uint64{1}}, // 3 is acknowledged already: no more up to it
-		{ack: []uint64{6, 5, 4}, upTo: 6},
-		{note: []uint64{8}, ack: []uint64{7}, single: []uint64{7}},
-		{ack: []uint64{10, 9, 12}, upTo: 10, single: []uint64{12}},
+		{ack: []uint64{2, 3}},             // 1 may be settled soon
+		{ack: []uint64{5, 1, 6}, upTo: 3}, // it is
+		{ack: []uint64{8}, single: []uint64{5, 6}},
+		{note: []uint64{4}, ack: []uint64{7}, upTo: 8},
+		{upTo: 0},
+		{ack: []uint64{10, 12}},
+		{ack: []uint64{13}, now: true, single: []uint64{10, 12, 13}},
+		{ack: []uint64{9}, upTo: 9}, // 10 is acknowledged already: no more up to it
+		{ack: []uint64{11}, now: true, upTo: 11},
+		{ack: []uint64{15, 14, 17}, now: true, upTo: 15, single: []uint64{17}},
 	} {
 		s.note(step.note...)
-		upTo, single := s.settle(slices.Clone(step.ack))
+		s.acknowledge(step.ack)
+		upTo, single := s.next(!step.now)
 		assert.Equal(t, step.upTo, upTo, "%v", step)
 		assert.ElementsMatch(t, step.single, single, "%v", step)
 	}
+	assert.Equal(t, uint64(15), s.all)
 }
 
 func TestURLs(t *testing.T) {

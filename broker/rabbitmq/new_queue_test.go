@@ -78,3 +78,31 @@ func TestManyMayMeetAtANewQueue(t *testing.T) {
 	}
 	t.Logf("%d deliveries counted that nobody saw, or again", again)
 }
+
+// While the server writes down a new queue, or finds its queues again after a start, it
+// knows the name of a queue that it does not find yet, and says that its node were down.
+func TestWhoComesToAQueueThatIsHalfThereWaitsForIt(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.RabbitMQ)
+	first := opened(t, server.URL)
+	require.NoError(t, first.Push(job("first"), "q"))
+	_, err := server.Eval(t.Context(), `mnesia:dirty_delete(rabbit_queue, {resource, <<"/">>, queue, <<"q">>})`)
+	require.NoError(t, err)
+	var all sync.WaitGroup
+	for _, call := range []func(linda.Broker) error{
+		func(b linda.Broker) error { return b.Push(job("second"), "q") },
+		func(b linda.Broker) error { return b.Later(1, job("later"), "q") },
+		func(b linda.Broker) error { _, err := b.Pop("q", 60); return err },
+		func(b linda.Broker) error {
+			_, err := b.(linda.Fetcher).Fetch(t.Context(), "q", 1, time.Minute)
+			return err
+		},
+	} {
+		b := opened(t, server.URL)
+		all.Go(func() { assert.NoError(t, call(b)) })
+	}
+	_, err = server.Eval(t.Context(), `rabbit_misc:execute_mnesia_transaction(fun() ->
+		[Q] = mnesia:read({rabbit_durable_queue, {resource, <<"/">>, queue, <<"q">>}}), mnesia:write(rabbit_queue, Q, write) end)`)
+	require.NoError(t, err)
+	all.Wait()
+}

@@ -1,6 +1,7 @@
 package rabbitmq
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,8 +42,9 @@ type post struct {
 	alone bool // in that of the jobs that crashed
 }
 
-// Posts that the server did not take are tried again for a while: on a busy
-// machine it takes seconds until a new quorum queue has its leader.
+// Posts that the server did not take, or that were not sent since it did not find or
+// make what they need, are tried again for a while: on a busy machine it takes seconds
+// until a new quorum queue has its leader.
 const (
 	sendFor   = 4 * time.Second
 	sendPause = 30 * time.Millisecond // before the second try, doubled before each other
@@ -56,7 +58,7 @@ func (b *broker) send(ctx context.Context, queue string, posts []post) []error {
 	for pause := sendPause; time.Since(began) < sendFor; pause = min(2*pause, sendMost) {
 		var again []int
 		for i, err := range errs {
-			if errors.Is(err, errUnroutable) || errors.Is(err, errRefused) {
+			if errors.Is(err, errUnroutable) || errors.Is(err, errRefused) || passes(err) {
 				again = append(again, i)
 			}
 		}
@@ -115,11 +117,8 @@ func (b *broker) address(ctx context.Context, queue string, posts []post) ([]mes
 	if err != nil {
 		return nil, err
 	}
-	if err := b.declareQueue(ctx, k, queue); err != nil {
-		return nil, err
-	}
 	messages := make([]message, len(posts))
-	highest := -1
+	var delays stays
 	for i, p := range posts {
 		m := message{key: b.config.ready(queue), body: p.body}
 		switch {
@@ -128,16 +127,20 @@ func (b *broker) address(ctx context.Context, queue string, posts []post) ([]mes
 		case p.alone:
 			m.key = b.config.alone(queue)
 		case p.delay > 0:
-			var digit int
-			m.exchange, m.key, digit = b.config.delayed(queue, p.delay)
-			highest = max(highest, digit)
+			var in stays
+			m.exchange, m.key, in = b.config.delayed(queue, p.delay)
+			delays |= in
 		}
 		messages[i] = m
 	}
-	if highest >= 0 {
-		err = b.declareDelay(ctx, k, queue, highest)
+	if delays == 0 {
+		return messages, b.declareQueue(ctx, k, queue)
 	}
-	return messages, err
+	made := b.beginQueue(k, queue) // beside the delays, since both have to ripen
+	if err := cmp.Or(b.declareDelays(ctx, k, delays), made.await(ctx)); err != nil {
+		return nil, err
+	}
+	return messages, b.declareDue(ctx, k, queue)
 }
 
 func same(err error, n int) []error {

@@ -105,7 +105,7 @@ func TestPopsBesideFetchesLoseNoReservation(t *testing.T) {
 		require.NoError(t, err)
 		require.NotNil(t, held)
 		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
-		defer cancel()
+		t.Cleanup(cancel) // not before all have ended: a Fetch that is cancelled says so
 		all.Go(func() {
 			for ctx.Err() == nil {
 				job, err := b.Pop(queue, 60)

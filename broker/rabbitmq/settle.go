@@ -39,8 +39,6 @@ func (b *broker) Settle(ctx context.Context, queue string, batch []linda.Settlem
 		d := receipt.Token().(*delivery)
 		begun = append(begun, settling{index: i, receipt: receipt, delivery: d, post: postOf(s)})
 	}
-	ctx, cancel := limited(ctx)
-	defer cancel()
 	b.settle(ctx, queue, begun)
 	for _, s := range begun {
 		errs[s.index] = s.receipt.End(s.err)
@@ -103,6 +101,8 @@ func (b *broker) repost(ctx context.Context, queue string, batch []settling) {
 	if len(posts) == 0 {
 		return
 	}
+	ctx, cancel := limited(ctx)
+	defer cancel()
 	for i, err := range b.send(ctx, queue, posts) {
 		of[i].err = err
 	}

@@ -1,8 +1,10 @@
 package rabbitmq
 
 import (
+	"bufio"
 	"net"
 	"sync"
+	"time"
 )
 
 // socket is a connection whose Write never waits for the server: it leaves the
@@ -12,21 +14,43 @@ import (
 //
 // What waits is bounded by those who write: jobs by the window of the outlet,
 // all else is short.
+//
+// It is no [net.Conn], for the client would set a deadline at every frame that it
+// reads, and wake a goroutine to do so. Here it is set when the server is asked for
+// more bytes.
 type socket struct {
-	net.Conn
-	wake chan struct{}
-	done chan struct{} // closed when the goroutine has ended
-	once sync.Once     // closes Conn
+	conn    net.Conn
+	in      *bufio.Reader
+	silence time.Duration // how long the server may send nothing, not even a heartbeat
+	wake    chan struct{}
+	done    chan struct{} // closed when the goroutine has ended
+	once    sync.Once     // closes conn
 
 	mu     sync.Mutex
 	buffer []byte // guarded by mu: to be sent
 	err    error  // guarded by mu: why nothing can be sent any more
 }
 
-func newSocket(conn net.Conn) *socket {
-	s := &socket{Conn: conn, wake: make(chan struct{}, 1), done: make(chan struct{})}
+// readAhead is how many bytes are read at once; the client asks for 4 KiB.
+const readAhead = 32 << 10
+
+func newSocket(conn net.Conn, silence time.Duration) *socket {
+	s := &socket{
+		conn: conn, in: bufio.NewReaderSize(conn, readAhead), silence: silence,
+		wake: make(chan struct{}, 1), done: make(chan struct{}),
+	}
 	go s.send()
 	return s
+}
+
+// Read is for one goroutine at a time.
+func (s *socket) Read(p []byte) (int, error) {
+	if s.in.Buffered() == 0 {
+		if err := s.conn.SetReadDeadline(time.Now().Add(s.silence)); err != nil {
+			return 0, err
+		}
+	}
+	return s.in.Read(p)
 }
 
 func (s *socket) Write(p []byte) (int, error) {
@@ -63,7 +87,7 @@ func (s *socket) send() {
 		}
 		sending, s.buffer = s.buffer, sending[:0]
 		s.mu.Unlock()
-		if _, err := s.Conn.Write(sending); err != nil {
+		if _, err := s.conn.Write(sending); err != nil {
 			s.fail(err)
 			return
 		}
@@ -81,7 +105,7 @@ func (s *socket) fail(err error) {
 	}
 	s.buffer = nil
 	s.mu.Unlock()
-	s.once.Do(func() { _ = s.Conn.Close() })
+	s.once.Do(func() { _ = s.conn.Close() })
 }
 
 // Close ends the connection at once; what waits to be sent is lost. It does not

@@ -33,14 +33,17 @@ type tap struct {
 	crashed []*delivery   // of those: jobs that crashed, which are to be moved
 	moved   chan struct{} // closed when those that are being moved are; nil: there are none
 	single  []*delivery   // of those: jobs that crashed, which go alone
-	more    chan struct{} // closed when there are more of them
-	wanted  int           // how many jobs the Fetches under way wait for
-	trust   int           // how many jobs a new flow may have at most
-	last    time.Time     // when one ended
-	flows   []*flow       // none: the server sends nothing
-	bell    *flow         // of the jobs that crashed, one at a time; nil where flows are none
-	looked  time.Time     // when there were none of them on the server
+	more    chan struct{} // closed when there are more of them, if that is awaited
+	awaited bool
+	wanted  int       // how many jobs the Fetches under way wait for
+	trust   int       // how many jobs a new flow may have at most
+	last    time.Time // when one ended
+	flows   []*flow   // none: the server sends nothing
+	bell    *flow     // of the jobs that crashed, one at a time; nil where flows are none
+	looked  time.Time // when there were none of them on the server
 	settled tags
+	acked   time.Time // when acknowledgements were sent last
+	acking  bool      // they will be again, by flush
 	closed  bool
 }
 
@@ -62,9 +65,11 @@ type delivery struct {
 	over bool      // guarded by the mutex of the tap: it is settled
 }
 
+// newTap makes a tap that has a seat on the link.
 func newTap(k *link, queue string, c *config, shed func(*tap, []*delivery)) (*tap, error) {
 	ch, err := k.conn.Channel()
 	if err != nil {
+		k.taps.Add(-1)
 		return nil, err
 	}
 	t := &tap{
@@ -80,6 +85,7 @@ func newTap(k *link, queue string, c *config, shed func(*tap, []*delivery)) (*ta
 		t.mu.Lock()
 		t.closed, t.waiting, t.crashed, t.single = true, nil, nil, nil
 		t.mu.Unlock()
+		k.taps.Add(-1)
 		close(t.gone)
 	}()
 	return t, nil
@@ -112,6 +118,7 @@ func (t *tap) take(max int) ([]*delivery, <-chan struct{}) {
 		from, max = &t.single, 1
 	}
 	n := min(max, len(*from))
+	t.awaited = t.awaited || n == 0
 	if n > 0 {
 		t.trust = min(4*t.trust, t.most)
 	}
@@ -140,6 +147,9 @@ func (t *tap) ask(question func() error) error {
 // acknowledged behind that, or the server breaks the whole connection.
 func (t *tap) end() {
 	t.mu.Lock()
+	if !t.closed {
+		t.sendAcks(false)
+	}
 	t.closed = true
 	t.mu.Unlock()
 	_ = t.ch.Close()
