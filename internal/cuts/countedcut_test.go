@@ -29,9 +29,9 @@ type countedCut struct {
 	held        []*linda.Job // that the client has fetched
 	errs        []error      // of the operation, one for each try
 	greeting    string       // the id of a job that was there before
+	at          int          // the byte
 	faults      []string     // that were found
 	disturbed   error        // of counting: what is popped and does not come is gone
-	at          int
 }
 
 func (c *countedCut) wrong(format string, args ...any) {
@@ -230,35 +230,7 @@ func (c *countedCut) count(ctx context.Context) {
 	if c.op.dead && len(c.errs) == 1 && c.errs[0] == nil && copies[c.jobs[0].ID] == 0 {
 		c.wrong("it says that the job is dead, and it is not")
 	}
-	enough := func() bool {
-		for i, job := range c.jobs {
-			if least, _ := c.bounds(i); copies[job.ID] < least {
-				return false
-			}
-		}
-		return true
-	}
-	wait := missing
-	if len(c.l.s.lanes) > few {
-		wait = missingLong
-	}
-	for end := time.Now().Add(wait); ; {
-		job, err := c.l.direct.Pop(c.queue, 0)
-		if job != nil {
-			copies[job.ID]++
-			continue
-		}
-		if err == nil && enough() {
-			break
-		}
-		if err != nil {
-			c.disturbed = err
-		}
-		if time.Now().After(end) {
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	c.takeOut(copies)
 	for i, job := range c.jobs {
 		least, most := c.bounds(i)
 		if n := copies[job.ID]; n < least || n > most {
@@ -272,13 +244,44 @@ func (c *countedCut) count(ctx context.Context) {
 	}
 }
 
+// takeOut adds the jobs of the queue to copies. It ends with an empty queue, and
+// waits for a while where jobs are missing.
+func (c *countedCut) takeOut(copies map[string]int) {
+	wait := missing
+	if len(c.l.s.lanes) > few {
+		wait = missingLong
+	}
+	for end := time.Now().Add(wait); time.Now().Before(end); {
+		job, err := c.l.direct.Pop(c.queue, 0)
+		switch {
+		case job != nil:
+			copies[job.ID]++
+			continue
+		case err != nil:
+			c.disturbed = err
+		case c.enough(copies):
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func (c *countedCut) enough(copies map[string]int) bool {
+	for i, job := range c.jobs {
+		if least, _ := c.bounds(i); copies[job.ID] < least {
+			return false
+		}
+	}
+	return true
+}
+
 func (c *countedCut) buried(ctx context.Context) []*linda.Job {
 	if !c.op.dead {
 		return nil
 	}
 	jobs, err := c.l.direct.Peek(ctx, c.queue, linda.Dead, 10)
 	if err != nil {
-		c.wrong("to count the dead: %v", err)
+		c.disturbed = err
 	}
 	return jobs
 }

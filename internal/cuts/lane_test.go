@@ -108,6 +108,16 @@ func newCountedSweep(t *testing.T, target countedTarget, lanes int) *countedSwee
 	return s
 }
 
+// both cuts an operation in both directions, and adds to the outcomes.
+func (s *countedSweep) both(t *testing.T, op countedOp, from int, all *outcomes) {
+	s.outcomes = outcomes{}
+	for _, dir := range []proxy.Direction{proxy.Up, proxy.Down} {
+		s.sweep(t, op, dir, from%s.stride)
+	}
+	t.Logf("%d cuts", s.outcomes.cuts)
+	all.add(&s.outcomes)
+}
+
 // sweep cuts an operation at one byte after another, until it is over before
 // the cut.
 func (s *countedSweep) sweep(t *testing.T, op countedOp, dir proxy.Direction, from int) {

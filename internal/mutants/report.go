@@ -86,7 +86,8 @@ further ones in each part. This page is written by
 from the tables in `+"`internal/mutants`"+`; with the names of some mutants it renews
 their rows. Each mutant goes into a copy of the module, and the tests that should
 notice run against it for at most a minute, without compiling; the same tests have
-passed without a mutant just before. A test holds the tables to the source, so they
+passed without a mutant just before. Where one line stands behind another, so that
+neither alone is needed, a mutant changes both. A test holds the tables to the source, so they
 cannot rot: where a line that a mutant changes was rewritten, it says which.
 
 Caught: %d of %d that were tried (%.1f %%), the slowest after %.0f s; not tried yet: %d.
