@@ -13,14 +13,15 @@ type declared struct {
 	life  context.Context // ends with the link
 	mu    sync.Mutex
 	parts map[string]*part // guarded by mu
+	ripe  time.Time        // guarded by mu: from when on all parts may be relied on that were made
 }
 
 // part is something that is on the server, or is being made there.
 type part struct {
 	name string
-	done chan struct{} // closed when the rest is known
-	ripe time.Time     // from when on it may be relied on
+	done chan struct{} // closed when err is known
 	err  error
+	new  bool // guarded by the mutex of declared: it may not be relied on yet
 }
 
 // maker makes a part, and tells from when on it may be relied on.
@@ -32,7 +33,7 @@ const declareFor = time.Minute
 
 // once returns when a part can be relied on, and has it made where it is not there.
 func (d *declared) once(ctx context.Context, name string, make maker) error {
-	return d.begin(name, make).await(ctx)
+	return d.await(ctx, d.begin(name, make))
 }
 
 // begin has a part made, unless it is there or somebody else has begun. It goes
@@ -58,15 +59,20 @@ func (d *declared) make(p *part, make maker) {
 	defer close(p.done)
 	ctx, cancel := context.WithTimeout(d.life, declareFor)
 	defer cancel()
-	if p.ripe, p.err = make(ctx); p.err == nil {
-		return
+	ripe, err := make(ctx)
+	if err != nil && d.life.Err() != nil {
+		err = fmt.Errorf("linda/rabbitmq: declare %s: %w", p.name, errBroken)
 	}
-	if d.life.Err() != nil {
-		p.err = fmt.Errorf("linda/rabbitmq: declare %s: %w", p.name, errBroken)
-	}
+	p.err = err
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.parts, p.name)
+	if err != nil {
+		delete(d.parts, p.name)
+	}
+	if ripe.After(d.ripe) {
+		d.ripe = ripe
+	}
+	p.new = !ripe.IsZero()
 }
 
 // forget has a part made anew by whoever needs it next, unless it is being made.
@@ -97,15 +103,30 @@ func (p *part) made(ctx context.Context) error {
 	}
 }
 
-// await returns when the part can be relied on, or by ctx.
-func (p *part) await(ctx context.Context) error {
-	if err := p.made(ctx); err != nil || p.ripe.IsZero() {
+// await returns when a part can be relied on, or by ctx.
+func (d *declared) await(ctx context.Context, p *part) error {
+	if err := p.made(ctx); err != nil {
 		return err
 	}
-	if left := time.Until(p.ripe); left > 0 && !wait(ctx, left) {
-		return fmt.Errorf("linda/rabbitmq: declare %s: %w", p.name, ctx.Err())
+	for left := d.unripe(p); left > 0; left = d.unripe(p) {
+		if !wait(ctx, left) {
+			return fmt.Errorf("linda/rabbitmq: declare %s: %w", p.name, ctx.Err())
+		}
 	}
 	return nil
+}
+
+// unripe returns how long not to rely on a part. The server puts off to write it down
+// when others are made after it.
+func (d *declared) unripe(p *part) time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	left := time.Until(d.ripe)
+	p.new = p.new && left > 0
+	if !p.new {
+		return 0
+	}
+	return left
 }
 
 func newSignal() chan struct{} { return make(chan struct{}) }

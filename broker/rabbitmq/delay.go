@@ -105,22 +105,16 @@ func (b *broker) declareDelays(ctx context.Context, k *link, needed stays) error
 	if err != nil {
 		return err
 	}
-	parts := b.beginStays(k, needed)
-	for _, p := range parts {
-		if err := p.made(ctx); err != nil {
+	for _, p := range b.beginStays(k, needed) {
+		if err := k.declared.await(ctx, p); err != nil {
 			return err
 		}
 	}
-	highest := needed.highest()
+	highest := needed.highest() // the others not before, or the server puts off to write these down
 	k.declared.begin("all delays up to digit "+strconv.Itoa(highest), func(context.Context) (ripe time.Time, err error) {
 		b.beginStays(k, everyStay&(stay(highest+1, 1)-1))
 		return ripe, nil
 	})
-	for _, p := range parts {
-		if err := p.await(ctx); err != nil {
-			return err
-		}
-	}
 	return nil
 }
 

@@ -137,7 +137,7 @@ func (b *broker) address(ctx context.Context, queue string, posts []post) ([]mes
 		return messages, b.declareQueue(ctx, k, queue)
 	}
 	made := b.beginQueue(k, queue) // beside the delays, since both have to ripen
-	if err := cmp.Or(b.declareDelays(ctx, k, delays), made.await(ctx)); err != nil {
+	if err := cmp.Or(b.declareDelays(ctx, k, delays), k.declared.await(ctx, made)); err != nil {
 		return nil, err
 	}
 	return messages, b.declareDue(ctx, k, queue)

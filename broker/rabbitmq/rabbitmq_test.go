@@ -60,10 +60,12 @@ func TestDelaysAreNeverEarlyAndHardlyLate(t *testing.T) {
 		j.Headers = map[string]string{"ms": fmt.Sprint(i*17 + 1)}
 		jobs = append(jobs, j)
 	}
-	warm := job("warm")
-	warm.Delay = 8 * time.Second
-	require.NoError(t, b.Push(warm, "q")) // makes what delays need
-	jobs = append(jobs, warm)
+	for _, units := range []time.Duration{0x155, 0x2aa, 0x3ff} { // makes what delays need: all digits are 1, 2 or 3
+		warm := job("warm")
+		warm.Delay = units*8*time.Millisecond - 6*time.Millisecond
+		require.NoError(t, b.Push(warm, "q"))
+		jobs = append(jobs, warm)
+	}
 	start := time.Now()
 	require.NoError(t, b.(linda.BatchPusher).PushBatch(t.Context(), "q", jobs[:300]))
 	var late []time.Duration

@@ -38,7 +38,7 @@ func (c *config) alone(queue string) string { return c.ready(queue) + ":alone" }
 // declareQueue makes the queues of READY and DEAD jobs, and of those that crashed,
 // or takes those that are there.
 func (b *broker) declareQueue(ctx context.Context, k *link, queue string) error {
-	return b.beginQueue(k, queue).await(ctx)
+	return k.declared.await(ctx, b.beginQueue(k, queue))
 }
 
 func (b *broker) beginQueue(k *link, queue string) *part {
