@@ -216,6 +216,50 @@ func TestAServerThatIsAwayForAWhileFindsTheSameMemberAgain(t *testing.T) {
 	assert.Equal(t, member, m.tenure.member)
 }
 
+// The group is told of a delivery before a worker gets it. Where that does not
+// wait any more, and the process then ends in order, nothing was delivered.
+func TestWhatNoWorkerWasGivenDoesNotCount(t *testing.T) {
+	t.Parallel()
+	server := brokerd.Run(t, brokerd.Kafka)
+	var brokers []*broker
+	for _, option := range []string{"", "&create=true"} { // members of their own
+		opened, err := linda.NewBroker(server.URL + "&mode=classic" + option)
+		require.NoError(t, err)
+		defer opened.Close()
+		brokers = append(brokers, opened.(*broker))
+	}
+	b := brokers[0]
+	one := func(b *broker) *linda.Job {
+		ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+		defer cancel()
+		jobs, err := b.Fetch(ctx, "q", 1, time.Minute)
+		require.NoError(t, err)
+		return jobs[0]
+	}
+	for range 2 {
+		require.NoError(t, b.Push(&linda.Job{Payload: linda.Payload{Class: "C"}}, "q"))
+	}
+	require.NoError(t, b.Delete("q", one(b))) // it is a member
+	source, err := b.source("q")
+	require.NoError(t, err)
+	m := source.(*seat).m
+	var c *claim
+	require.Eventually(t, func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		c = m.pick(b, 1)
+		return c != nil
+	}, 10*time.Second, time.Millisecond)
+	left, leave := context.WithCancel(t.Context())
+	leave()
+	<-c.answers // the group knows
+	m.confirm(left, c)
+	require.NoError(t, b.Close())
+	job := one(brokers[1])
+	assert.Equal(t, 1, job.Attempt())
+	assert.Zero(t, job.Crashes())
+}
+
 func TestWhoAsksForNoJobsLeavesItsPartitionsToOthers(t *testing.T) {
 	t.Parallel()
 	server := brokerd.Run(t, brokerd.Kafka)

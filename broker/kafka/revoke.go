@@ -54,7 +54,8 @@ func (t *tenure) awaitSettled(ctx context.Context, parts []*partition) {
 
 // writeAnew ends what is still handed out, and writes its jobs to the end of
 // the queue. It was not their fault: the run counts as an attempt, and not as a
-// crash, as it would if the next process found the record handed out.
+// crash, as it would if the next process found the record handed out. What no
+// worker was given though the group was told so does not count at all.
 func (t *tenure) writeAnew(ctx context.Context, parts []*partition) {
 	var open []*delivery
 	t.m.mu.Lock()
@@ -65,6 +66,10 @@ func (t *tenure) writeAnew(ctx context.Context, parts []*partition) {
 				open = append(open, d)
 			}
 		}
+		for _, d := range p.again {
+			d.over = true
+			open = append(open, d)
+		}
 	}
 	t.m.mu.Unlock()
 	if len(open) == 0 {
@@ -73,7 +78,7 @@ func (t *tenure) writeAnew(ctx context.Context, parts []*partition) {
 	t.m.loseEnded()
 	records := make([]*kgo.Record, len(open))
 	for i, d := range open {
-		again := linda.Settlement{Job: d.job(""), Op: linda.OpRelease}
+		again := linda.Settlement{Job: d.job(""), Op: linda.OpRelease, Unstarted: !d.given}
 		records[i] = &kgo.Record{Topic: t.topic.name, Key: d.key, Value: []byte(again.Body())}
 	}
 	errs := t.m.b.produce(ctx, "fetch", records)

@@ -185,6 +185,7 @@ func (m *membership) confirm(ctx context.Context, c *claim) {
 func (c *claim) confirmed() (got []*delivery) {
 	for _, d := range c.deliveries {
 		if !d.over {
+			d.given = true
 			got = append(got, d)
 		}
 	}

@@ -48,6 +48,7 @@ type delivery struct {
 	over  bool      // guarded by line.mu, or membership.mu: it is settled or lost
 	done  bool      // guarded likewise: it is over, since the server has taken that it is accepted
 	taker *broker   // guarded by membership.mu: who got it, of a membership
+	given bool      // guarded by membership.mu: a worker got it, after the group was told
 }
 
 // exchange is one request and its answer.
