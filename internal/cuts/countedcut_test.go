@@ -203,6 +203,9 @@ func (c *countedCut) bounds(i int) (least, most int) {
 	case len(c.errs) == 1 && last == nil:
 		return c.op.least, c.op.most
 	}
+	if c.l.s.each && c.op.failedMost == stored {
+		return c.op.failed, max(stored, len(c.errs))
+	}
 	return c.op.failed, c.op.failedMost
 }
 
