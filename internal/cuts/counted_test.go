@@ -19,8 +19,8 @@ import (
 // the end and counted. A broker is added by a line.
 var counted = []countedTarget{
 	{name: "beanstalkd", kind: brokerd.Beanstalkd, stride: 13},
-	{name: "rabbitmq", kind: brokerd.RabbitMQ, options: "?queue_type=classic", stride: 701, loose: true, again: true},
-	{name: "nsq", kind: brokerd.Nsqd, options: "&msg_timeout=1s", stride: 101, loose: true, fresh: true,
+	{name: "rabbitmq", kind: brokerd.RabbitMQ, options: "?queue_type=classic", stride: 701, loose: true, again: true, each: true},
+	{name: "nsq", kind: brokerd.Nsqd, options: "&msg_timeout=1s", stride: 101, loose: true, each: true, fresh: true,
 		args:  []string{"-mem-queue-size=10", "-queue-scan-selection-count=10000"},   // thousands of queues
 		brief: []string{"push", "push again", "fetch", "delete", "release", "bury"}}, // a delay in a new queue takes five seconds
 	{name: "kafka", kind: brokerd.Kafka, options: "&lock=2s", stride: 1009, tells: true, each: true, limit: time.Second,
