@@ -19,13 +19,13 @@ import (
 // the end and counted. A broker is added by a line.
 var counted = []countedTarget{
 	{name: "beanstalkd", kind: brokerd.Beanstalkd, stride: 13},
-	{name: "rabbitmq", kind: brokerd.RabbitMQ, options: "?queue_type=classic", stride: 701, loose: true, again: true},
-	{name: "nsq", kind: brokerd.Nsqd, options: "&msg_timeout=1s", stride: 101, loose: true, fresh: true,
+	{name: "rabbitmq", kind: brokerd.RabbitMQ, options: "?queue_type=classic", stride: 701, loose: true, again: true, each: true},
+	{name: "nsq", kind: brokerd.Nsqd, options: "&msg_timeout=1s", stride: 101, loose: true, each: true, fresh: true,
 		args:  []string{"-mem-queue-size=10", "-queue-scan-selection-count=10000"},   // thousands of queues
 		brief: []string{"push", "push again", "fetch", "delete", "release", "bury"}}, // a delay in a new queue takes five seconds
-	{name: "kafka", kind: brokerd.Kafka, options: "&lock=2s", stride: 1009, tells: true, limit: time.Second,
+	{name: "kafka", kind: brokerd.Kafka, options: "&lock=2s", stride: 1009, tells: true, each: true, limit: time.Second,
 		brief: []string{"push again", "delete", "retry"}}, // the client goes on connecting until its time is over
-	{name: "kafka in classic mode", kind: brokerd.Kafka, options: "&lock=2s&mode=classic", stride: 1009, tells: true, limit: time.Second,
+	{name: "kafka in classic mode", kind: brokerd.Kafka, options: "&lock=2s&mode=classic", stride: 1009, tells: true, each: true, limit: time.Second,
 		brief: []string{}},
 }
 
@@ -39,6 +39,7 @@ type countedTarget struct {
 	limit   time.Duration // of one call, if not the usual one
 	loose   bool          // it does not confirm settlements: one that was answered may be undone
 	again   bool          // it sends a push again whose outcome it does not know
+	each    bool          // each try of a settlement whose outcome is unknown may leave a copy
 	brief   []string      // the operations of a short run; nil: all; empty: there is none
 	fresh   bool          // it is seen to be itself by a new connection, which a new queue needs
 	tells   bool          // it tells its clients its address: see brokerd.Advertise

@@ -203,7 +203,14 @@ func (c *countedCut) bounds(i int) (least, most int) {
 	case len(c.errs) == 1 && last == nil:
 		return c.op.least, c.op.most
 	}
-	return c.op.failed, c.op.failedMost
+	most = c.op.failedMost
+	if most == stored && c.l.s.each {
+		most = max(stored, len(c.errs))
+	}
+	if most >= stored && c.l.s.loose && last == nil {
+		most++
+	}
+	return c.op.failed, most
 }
 
 // pushed are those of a job that was pushed.
