@@ -88,6 +88,7 @@ func TestJobsOfAKilledWorkerRunAgainWhenTheServerHasWaited(t *testing.T) {
 	out, err := worker.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, worker.Start())
+	t.Cleanup(func() { _ = worker.Process.Kill() })
 	line, _ := bufio.NewReader(out).ReadString('\n')
 	time.Sleep(2 * patience) // it holds them for longer than the server waits
 	require.Empty(t, rest(t, b, 100*time.Millisecond), "held by a worker that lives")
