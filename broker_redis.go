@@ -107,7 +107,7 @@ func (b *redisBroker) Connect(url *neturl.URL) error {
 	b.repeat, b.tagged = config.repeat, config.cluster || config.hashtag == "always"
 	b.wait = config.wait
 	b.client, b.blocker = config.open(), config.openBlocking()
-	markDials(b.client)
+	b.hookDials()
 	if err := b.begin(); err != nil {
 		return fmt.Errorf("linda: redis %s: %w", strings.Join(config.Addrs, ","), denied(err))
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -141,17 +142,19 @@ func notConnected(err error) bool {
 	return errors.As(err, &own) || errors.As(err, &dial) && dial.Op == "dial"
 }
 
-// markDials makes failures to connect, of whatever kind, dialErrors.
-func markDials(client redis.UniversalClient) {
-	switch c := client.(type) {
+// hookDials makes failures to connect, of whatever kind, dialErrors, and
+// connections such as look for answers while pushes travel together.
+func (b *redisBroker) hookDials() {
+	hook := dialHook{&b.lines.sending}
+	switch c := b.client.(type) {
 	case *redis.Client:
-		c.AddHook(dialHook{})
+		c.AddHook(hook)
 	case *redis.ClusterClient:
-		c.OnNewNode(func(node *redis.Client) { node.AddHook(dialHook{}) })
+		c.OnNewNode(func(node *redis.Client) { node.AddHook(hook) })
 	}
 }
 
-type dialHook struct{}
+type dialHook struct{ sending *atomic.Int64 }
 
 func (dialHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
 
@@ -159,12 +162,12 @@ func (dialHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proces
 	return next
 }
 
-func (dialHook) DialHook(next redis.DialHook) redis.DialHook {
+func (h dialHook) DialHook(next redis.DialHook) redis.DialHook {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := next(ctx, network, addr)
 		if err != nil {
 			return nil, dialError{err}
 		}
-		return conn, nil
+		return looking(conn, h.sending), nil
 	}
 }

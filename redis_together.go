@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +16,7 @@ import (
 // waits for a timer, and each still returns with the server's answer.
 type redisLines struct {
 	senders sync.WaitGroup // goroutines that send for those in line; begun under mu
+	sending atomic.Int64   // how many they are
 
 	mu     sync.Mutex
 	closed bool                         // guarded by mu: begin no more senders
@@ -119,6 +121,8 @@ func (b *redisBroker) passOn(line redisLine) {
 
 // sendFor sends what waits in line until nothing does.
 func (b *redisBroker) sendFor(line redisLine) {
+	b.lines.sending.Add(1)
+	defer b.lines.sending.Add(-1)
 	for {
 		waiting := b.lines.next(line)
 		if len(waiting) == 0 {

@@ -30,6 +30,7 @@ type target struct {
 	bound    bool                                          // jobs of a connection that breaks come back at once
 	copies   bool                                          // a push of unknown outcome may make several jobs
 	loose    bool                                          // settlements are not confirmed, and may be undone by a failure
+	hops     bool                                          // a delayed job may be stored anew by whoever is handed it too early
 	anew     bool                                          // what is released is stored anew before it is removed
 	torn     bool                                          // the server may be killed in the middle of a push, and then hold half of it
 	inexact  bool                                          // not every delivery is counted
@@ -127,7 +128,7 @@ var targets = map[string]target{
 		args: []string{"-mem-queue-size=0", "-sync-every=1"},
 		// The server knows no publish again, and does not confirm that it has
 		// removed a job. What is in work or delayed it forgets when it is killed.
-		copies: true, loose: true, anew: true,
+		copies: true, loose: true, hops: true, anew: true,
 		spared: []chaos.Fault{chaos.KillServer},
 		rerun:  6 * time.Second, // it waits for a sign of life for 5 s at least
 	},

@@ -113,7 +113,7 @@ func run(ctx context.Context, c config, out io.Writer) (*chaos.Report, []chaos.P
 
 // rules are what a run on a target is held to.
 func (c *config) rules(t target) chaos.Rules {
-	r := chaos.Rules{Lease: c.lease, Bound: t.bound, Copies: t.copies, Loose: t.loose, Anew: t.anew, Torn: t.torn, Inexact: t.inexact, Late: t.late}
+	r := chaos.Rules{Lease: c.lease, Bound: t.bound, Copies: t.copies, Loose: t.loose, Hops: t.hops, Anew: t.anew, Torn: t.torn, Inexact: t.inexact, Late: t.late}
 	if t.rerun > 0 {
 		r.Rerun = c.lease + t.rerun
 	}

@@ -22,6 +22,10 @@ type Rules struct {
 	// the network or the server fails: a deleted job is delivered again, and
 	// one that was released, or hops from delay to delay, is there twice.
 	Loose bool
+	// Hops says that a worker which is handed a delayed job too early stores it
+	// anew, and only then removes it, of which nobody is told: where anything
+	// fails meanwhile, both are there.
+	Hops bool
 	// Anew says that a job which is released or buried is stored anew, and only
 	// then removed: where its process, the network or the server fails between
 	// the two, both are there. So are the copies of a settlement of unknown

@@ -122,6 +122,11 @@ var stories = map[string]struct {
 	"I1 so may one whose process died":         {tale: tell().add(Event{Kind: PushCalled, Job: 1})},
 	"I1 it succeeded, and its worker died":     {tale: tell().push(1, 0).fetch(1, 1, 1).start(1, 1, 1).finish(1, 1, 1, Success).kill(1)},
 
+	"I3 hops: no failure, no excuse": {tale: tell().push(1, time.Second).wait(time.Second).run(1, 1, 1).fetch(2, 1, 1), rules: Rules{Hops: true}, breaks: []Rule{I3}},
+	"I3 hops: a worker died while the job was delayed": {tale: tell().push(1, time.Second).fault(KillWorker, 3, 0).wait(time.Second).run(1, 1, 1).run(2, 1, 1),
+		rules: Rules{Hops: true}},
+	"I3 hops: a job without a delay has none": {tale: tell().push(1, 0).fault(KillWorker, 3, 0).wait(time.Second).run(1, 1, 1).fetch(2, 1, 1),
+		rules: Rules{Hops: true}, breaks: []Rule{I3}},
 	"I3 loose: no failure, no excuse": {tale: tell().push(1, 0).run(1, 1, 1).wait(lease).fetch(2, 1, 2), rules: Rules{Loose: true}, breaks: []Rule{I3}},
 	"I3 loose: another worker was killed": {tale: tell().push(1, 0).run(1, 1, 1).wait(lease).kill(2).fetch(3, 1, 2), rules: Rules{Loose: true},
 		breaks: []Rule{I3}},

@@ -118,7 +118,8 @@ func (c *Checker) doubt(j *job, e Event) {
 	settled := c.rules.Loose && j.settledAt != 0 && c.faults.during(j.settledAt-int64(notice), e.At, func(s faultSpan) bool {
 		return !s.kind.ofWorker() || s.victim == j.settledBy
 	})
-	hopped := c.rules.Loose && max(j.due, j.notBefore) > j.called && c.faults.server(j.called, e.At)
+	delayed := max(j.due, j.notBefore) > j.called
+	hopped := delayed && (c.rules.Loose && c.faults.server(j.called, e.At) || c.rules.Hops && c.faults.any(j.called, e.At))
 	// Its process may have stored it anew, and have died, or lost its
 	// connection, before it could remove what it had been given.
 	_, dead := c.dead(j.res.proc)
