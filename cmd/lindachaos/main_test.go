@@ -114,7 +114,7 @@ func TestKafkaInClassicModeKeepsItsPromisesInShortChaos(t *testing.T) { kafkaCha
 func kafkaChaos(t *testing.T, target string) {
 	brokerd.Run(t, brokerd.Kafka) // skips where there is none
 	var out bytes.Buffer
-	status := command(t.Context(), strings.Fields("-broker "+target+" -for 20s -gap 800ms -rate 500 -seed 0x2b4"), &out)
+	status := command(t.Context(), strings.Fields("-broker "+target+" -for 25s -gap 1s -rate 500 -seed 0x2b4"), &out)
 	require.Zero(t, status, out.String())
 	for _, fault := range []string{"worker killed", "worker stopped", "server killed", "server stopped"} {
 		assert.Contains(t, out.String(), "fault: "+fault)
