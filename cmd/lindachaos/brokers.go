@@ -41,6 +41,7 @@ type target struct {
 	rerun    time.Duration                                 // beyond the lease: how long after a kill jobs wait
 	prepare  func(ctx context.Context, url string) error   // before workers begin
 	waiting  func(url string) (waiting count, done func()) // nil: Stats counts what is ready
+	exact    bool                                          // it is empty once waiting is 0
 	late     time.Duration                                 // how late a delayed job may be, when others are not; 0: as the checker has it
 	special  func(ctx context.Context, url string) error
 	residue  func(ctx context.Context, url string) (string, error)
@@ -103,6 +104,7 @@ var targets = map[string]target{
 		warm:    5 * time.Second,
 		visits:  2 * time.Second,
 		waiting: kafkaWaiting,
+		exact:   true,
 		prepare: kafkaQueue,
 		residue: kafkaResidue,
 	},

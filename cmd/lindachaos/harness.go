@@ -252,9 +252,17 @@ func (h *harness) drain(ctx context.Context) (ok bool) {
 		h.complain(chaos.I9, "the broker has no Inspector")
 		return false
 	}
+	waiting := func(context.Context) (int64, error) { return 0, nil }
+	if h.target.exact {
+		var done func()
+		waiting, done = h.target.waiting(h.url)
+		defer done()
+	}
 	var s linda.Stats
 	for since := time.Now(); rest(ctx, 20*time.Millisecond); {
-		if s, err = in.Stats(ctx, queue); err != nil || s.Ready > 0 || s.Delayed > 0 || s.Reserved > 0 {
+		s, err = in.Stats(ctx, queue)
+		n, waitErr := waiting(ctx)
+		if err = errors.Join(err, waitErr); err != nil || s.Ready > 0 || s.Delayed > 0 || s.Reserved > 0 || n > 0 {
 			since = time.Now()
 		} else if time.Since(since) >= h.target.quiet {
 			return true
