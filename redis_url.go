@@ -10,13 +10,13 @@ import (
 	"net"
 	neturl "net/url"
 	"os"
-	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/amlun/linda/internal/brokerurl"
 )
 
 // redisConfig is what a URL says about a Redis service.
@@ -115,20 +115,13 @@ func (c *redisConfig) readPlace(url *neturl.URL) error {
 		c.Addrs = []string{url.Path}
 		return nil
 	}
-	usual := "6379"
+	usual := 6379
 	if c.sentinel {
-		usual = "26379"
+		usual = 26379
 	}
-	for _, host := range strings.Split(url.Host, ",") {
-		place := neturl.URL{Host: host}
-		name, port := place.Hostname(), place.Port()
-		if (name == "" || strings.ContainsAny(name, ":[]") && net.ParseIP(name) == nil) && url.Host != "" && url.Host != ":"+port {
-			return badRedisURL("a host is wrong")
-		}
-		if n, err := strconv.Atoi(port); port != "" && (err != nil || n < 1 || n > 65535) {
-			return badRedisURL("a port is wrong")
-		}
-		c.Addrs = append(c.Addrs, net.JoinHostPort(or(name, "localhost"), or(port, usual)))
+	var err error
+	if c.Addrs, err = brokerurl.Hosts(url.Host, usual); err != nil {
+		return badRedisURL(err.Error())
 	}
 	if c.network == "tcp" && len(c.Addrs) > 1 {
 		return badRedisURL("several hosts are for redis-sentinel:// and redis-cluster://")
@@ -141,13 +134,6 @@ func (c *redisConfig) readPlace(url *neturl.URL) error {
 		c.DB = db
 	}
 	return nil
-}
-
-func or(text, otherwise string) string {
-	if text == "" {
-		return otherwise
-	}
-	return text
 }
 
 // options maps the names of the options, which are those of go-redis where it
@@ -181,10 +167,6 @@ func (c *redisConfig) options(secure bool) map[string]any {
 	return options
 }
 
-// optionName is what may be shown of an unknown option. What follows an & in a
-// password is no name, for it has no "=".
-var optionName = regexp.MustCompile(`^[a-z_]{1,40}=`)
-
 func (c *redisConfig) readOptions(query string, secure bool) error {
 	values, err := neturl.ParseQuery(query)
 	if err != nil {
@@ -194,13 +176,7 @@ func (c *redisConfig) readOptions(query string, secure bool) error {
 	for name, given := range values {
 		field, known := options[name]
 		if !known {
-			at := slices.IndexFunc(strings.Split(query, "&"), func(part string) bool {
-				return strings.HasPrefix(part, name+"=") && optionName.MatchString(part)
-			})
-			if at < 0 {
-				return badRedisURL("unknown option")
-			}
-			return badRedisURL("unknown option " + name)
+			return badRedisURL(brokerurl.Unknown(query, name).Error())
 		}
 		if len(given) > 1 {
 			return badRedisURL("option " + name + " is given twice")

@@ -50,7 +50,7 @@ func readURL(url *neturl.URL) (*config, error) {
 		return nil, badURL("it has not the form of one")
 	}
 	for _, host := range strings.Split(url.Host, ",") {
-		addr, err := brokerurl.Host(host, 9092)
+		addr, err := brokerurl.Host(brokerurl.Local(host), 9092)
 		if err != nil {
 			return nil, badURL(err.Error())
 		}

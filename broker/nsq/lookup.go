@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/amlun/linda/internal/brokerurl"
 )
 
 const lookUpEvery = 15 * time.Second
@@ -45,7 +47,7 @@ func (b *broker) lookUpTopic(web string, t *tap) {
 		return
 	}
 	for _, p := range found.Producers {
-		addr, err := address(net.JoinHostPort(p.Host, strconv.Itoa(p.TCP)), 0)
+		addr, err := brokerurl.Host(net.JoinHostPort(p.Host, strconv.Itoa(p.TCP)), 0)
 		if err != nil {
 			continue
 		}

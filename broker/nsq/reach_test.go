@@ -47,7 +47,7 @@ func TestURLs(t *testing.T) {
 	assert.NotNil(t, c.tls)
 	assert.Equal(t, []string{"https://a:1"}, c.http)
 	for _, wrong := range []string{
-		"nsq://", "nsq://a,", "nsq://a:0", "nsq://a:70000", "nsq://a/path", "nsq://a#x", "nsq://u:p@a", "nsq://a?unknown=1",
+		"nsq://", "nsq://:4150", "nsq://a,", "nsq://a:0", "nsq://a:70000", "nsq://a/path", "nsq://a#x", "nsq://u:p@a", "nsq://a?unknown=1",
 		"nsq://a?channel=", "nsq://a?channel=a&channel=b", "nsq://a?msg_timeout=1", "nsq://a?msg_timeout=10ms", "nsq://a?http=x,y",
 		"nsq://a?lookupd=", "nsq://a?ca=x", "nsq://a?max_in_flight=0", "nsq+tls://a?ca=/nowhere", "nsq+tls://a?cert=x",
 	} {

@@ -2,7 +2,6 @@ package nsq
 
 import (
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
 	neturl "net/url"
@@ -58,7 +57,7 @@ func readURL(url *neturl.URL) (*config, error) {
 		return nil, badURL("the server knows no users; see the option auth_secret")
 	}
 	for _, host := range strings.Split(url.Host, ",") {
-		addr, err := address(host, defaultPort)
+		addr, err := brokerurl.Host(host, defaultPort)
 		if err != nil {
 			return nil, badURL(err.Error())
 		}
@@ -101,14 +100,6 @@ func readURL(url *neturl.URL) (*config, error) {
 
 func badURL(reason string) error { return fmt.Errorf("%w: nsq: %s", linda.ErrBadURL, reason) }
 
-// address returns a host, which has to be there, with its port.
-func address(host string, port int) (string, error) {
-	if host == "" {
-		return "", errors.New("a host is missing")
-	}
-	return brokerurl.Host(host, port)
-}
-
 // webAddresses reads host:port or URLs, separated by commas.
 func webAddresses(list string, port int) (urls []string, ok bool) {
 	for _, one := range strings.Split(list, ",") {
@@ -116,7 +107,7 @@ func webAddresses(list string, port int) (urls []string, ok bool) {
 		if !isURL {
 			web, host = "http", one
 		}
-		addr, err := address(strings.TrimSuffix(host, "/"), port)
+		addr, err := brokerurl.Host(strings.TrimSuffix(host, "/"), port)
 		if err != nil || web != "http" && web != "https" {
 			return nil, false
 		}

@@ -103,6 +103,7 @@ func TestURLs(t *testing.T) {
 		"amqp://h/?cacertfile=x":                                           "amqps",
 		"amqp://h:99999/":                                                  "port",
 		"amqp://h,/":                                                       "host",
+		"amqp://:5672,h:1/":                                                "host",
 	} {
 		url, err := neturl.Parse(text)
 		require.NoError(t, err)

@@ -59,11 +59,15 @@ func readURL(url *neturl.URL) (*config, error) {
 		c.vhost = url.Path[1:]
 	}
 	secure := url.Scheme == "amqps"
-	if err := c.readHosts(url.Host, secure); err != nil {
-		return nil, err
+	usual := 5672
+	if secure {
+		usual = 5671
 	}
-	err := brokerurl.Options(url.RawQuery, c.options())
-	if err != nil {
+	var err error
+	if c.addrs, err = brokerurl.Hosts(url.Host, usual); err != nil {
+		return nil, badURL(err.Error())
+	}
+	if err = brokerurl.Options(url.RawQuery, c.options()); err != nil {
 		return nil, badURL(err.Error())
 	}
 	if secure {
@@ -77,24 +81,6 @@ func readURL(url *neturl.URL) (*config, error) {
 }
 
 func badURL(reason string) error { return fmt.Errorf("%w: rabbitmq: %s", linda.ErrBadURL, reason) }
-
-func (c *config) readHosts(hosts string, secure bool) error {
-	usual := 5672
-	if secure {
-		usual = 5671
-	}
-	for _, host := range strings.Split(hosts, ",") {
-		if host == "" && hosts != "" {
-			return badURL("a host is missing")
-		}
-		addr, err := brokerurl.Host(host, usual)
-		if err != nil {
-			return badURL(err.Error())
-		}
-		c.addrs = append(c.addrs, addr)
-	}
-	return nil
-}
 
 // options are the ways to read the value of each option. Those that the client
 // library knows too have its names and units.

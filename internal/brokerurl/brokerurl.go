@@ -17,19 +17,44 @@ import (
 	"time"
 )
 
+// Hosts returns the hosts of a URL, separated by commas, with their ports. Where
+// there is only one, and it has no name, it is localhost.
+func Hosts(list string, usual int) (addrs []string, err error) {
+	if !strings.Contains(list, ",") {
+		list = Local(list)
+	}
+	for _, host := range strings.Split(list, ",") {
+		addr, err := Host(host, usual)
+		if err != nil {
+			return nil, err
+		}
+		addrs = append(addrs, addr)
+	}
+	return addrs, nil
+}
+
+// Local returns host[:port], as it stands in a URL, with the name localhost where
+// it has none.
+func Local(host string) string {
+	if host == "" || host[0] == ':' {
+		return "localhost" + host
+	}
+	return host
+}
+
 // Host returns host[:port], as it stands in a URL, with its port, which is the
-// usual one by default. Nothing is localhost.
+// usual one by default.
 func Host(host string, usual int) (addr string, err error) {
 	u := neturl.URL{Host: host}
 	name, port := u.Hostname(), u.Port()
-	if name == "" {
-		name = "localhost"
-	}
 	if port == "" {
 		port = strconv.Itoa(usual)
 	}
 	n, err := strconv.Atoi(port)
-	if err != nil || n < 1 || n > 65535 || strings.ContainsAny(name, ":[]") && net.ParseIP(name) == nil {
+	switch {
+	case name == "":
+		return "", errors.New("a host is missing")
+	case err != nil || n < 1 || n > 65535 || strings.ContainsAny(name, ":[]") && net.ParseIP(name) == nil:
 		return "", errors.New("a host or its port is wrong")
 	}
 	return net.JoinHostPort(name, port), nil
@@ -53,7 +78,7 @@ func Options(query string, readers map[string]Reader) error {
 		read, known := readers[name]
 		switch {
 		case !known:
-			return unknown(query, name)
+			return Unknown(query, name)
 		case len(values) > 1:
 			return fmt.Errorf("option %s is there twice", name)
 		case !read(values[0]):
@@ -63,7 +88,8 @@ func Options(query string, readers map[string]Reader) error {
 	return nil
 }
 
-func unknown(query, name string) error {
+// Unknown is the error of an option of a query that nobody knows.
+func Unknown(query, name string) error {
 	if slices.ContainsFunc(strings.Split(query, "&"), func(part string) bool {
 		return strings.HasPrefix(part, name+"=") && shown.MatchString(part)
 	}) {

@@ -16,9 +16,25 @@ func TestHosts(t *testing.T) {
 		"": "localhost:7", "h": "h:7", "h:1": "h:1", ":1": "localhost:1", "[::1]": "[::1]:7", "[::1]:65535": "[::1]:65535", "127.0.0.1": "127.0.0.1:7",
 		"h:0": "", "h:65536": "", "h:x": "", "::1": "", "h]": "", "[::1": "",
 	} {
-		addr, err := Host(host, 7)
+		addr, err := Host(Local(host), 7)
 		assert.Equal(t, want == "", err != nil, host)
 		assert.Equal(t, want, addr, host)
+		if want != "" {
+			addrs, err := Hosts(host, 7)
+			require.NoError(t, err)
+			assert.Equal(t, []string{want}, addrs)
+		}
+	}
+	addrs, err := Hosts("a,b:1", 7)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"a:7", "b:1"}, addrs)
+	for _, list := range []string{"a,", ",a", "a,,b", "a,:1", "a,h:0"} {
+		_, err := Hosts(list, 7)
+		assert.Error(t, err, list)
+	}
+	for _, host := range []string{"", ":1"} {
+		_, err := Host(host, 7)
+		assert.EqualError(t, err, "a host is missing")
 	}
 }
 
