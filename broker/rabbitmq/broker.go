@@ -247,8 +247,8 @@ func (b *broker) newTap(ctx context.Context, queue string) (*tap, error) {
 		if err != nil {
 			return nil, err
 		}
-		if k.seat() {
-			return newTap(k, queue, b.config, b.shed)
+		if k.seat(tapSeats) {
+			return newTap(k, queue, b.config, b.shed), nil
 		}
 	}
 }

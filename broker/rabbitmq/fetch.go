@@ -115,7 +115,7 @@ func (b *broker) get(ctx context.Context, queue string, max int, lease time.Dura
 		jobs, err = t.getSome(ctx, 1, true)
 	}
 	if err != nil {
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && !errors.Is(err, errSeats) {
 			err = t.why("fetch from queue " + queue)
 		}
 		return nil, b.closedOr(explain("fetch from queue "+queue, err))

@@ -2,6 +2,7 @@ package rabbitmq
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -17,13 +18,13 @@ const linger = 250 * time.Millisecond
 // are given to others. What it has and has not confirmed by then is there twice.
 const shedFor = 15 * time.Second
 
-// flow is one consumer, as the server calls it. A tap that needs more opens
-// another one beside it: to end one while jobs are under way on it makes
+// flow is one consumer, as the server calls it, on a pipe of its own. A tap that needs
+// more opens another one beside it: to end one while jobs are under way on it makes
 // RabbitMQ 3.10 take them back, and count them as delivered.
 type flow struct {
 	name string
+	pipe *pipe
 	most int           // the server sends so many before one is settled
-	open int           // guarded by the mutex of the tap: those that are not settled
 	lone bool          // of jobs that crashed
 	over chan struct{} // closed when no more will come
 }
@@ -58,7 +59,7 @@ func (t *tap) short() bool {
 // is settled. It needs mu.
 func (t *tap) room() (room, total int) {
 	for _, f := range t.flows {
-		room, total = room+f.most-f.open, total+f.most
+		room, total = room+f.most-f.pipe.open, total+f.most
 	}
 	return room, total
 }
@@ -67,9 +68,7 @@ func (t *tap) room() (room, total int) {
 // fetched alone, as long as it did not come from there.
 func (t *tap) add(d *delivery) {
 	t.mu.Lock()
-	if d.flow != nil {
-		d.flow.open++
-	}
+	d.pipe.open++
 	moves := d.past > 0 && !d.lone
 	tell := false
 	if !moves {
@@ -82,6 +81,13 @@ func (t *tap) add(d *delivery) {
 	case tell:
 		t.tell()
 	}
+}
+
+// hold counts a job that is handed out at once.
+func (t *tap) hold(d *delivery) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	d.pipe.open++
 }
 
 // keep has jobs wait here for a Fetch.
@@ -153,7 +159,8 @@ func (t *tap) tend(life context.Context) {
 		short := t.wanted > 0 && t.short()
 		idle := t.wanted == 0 && (rested != nil || now.Sub(t.last) >= linger)
 		stale := stale(t.waiting, now) || stale(t.single, now)
-		busy := len(t.flows) > 0 || len(t.waiting)+len(t.single) > 0
+		t.sweep(now)
+		busy := len(t.flows) > 0 || len(t.waiting)+len(t.single)+t.wanted > 0 || len(t.ended) > 0 || len(t.pipes) > tapSeats
 		t.mu.Unlock()
 		if t.startMove() { // beside this, as below: it may take long
 			moving.Go(t.moveAll)
@@ -238,49 +245,63 @@ func (t *tap) start() {
 		t.mu.Unlock()
 		return
 	}
-	var bell *flow
-	if t.bell == nil {
-		bell = &flow{name: newName(), most: 1, lone: true, over: newSignal()}
-		t.bell = bell
-	}
-	f := &flow{name: newName(), most: n, over: newSignal()}
-	t.flows = append(t.flows, f)
+	rings := t.bell != nil
 	t.mu.Unlock()
 	defer t.limit()()
-	if bell != nil {
-		t.consume(bell, t.alone)
+	if !rings {
+		t.open(1, true)
 	}
-	t.consume(f, t.from)
+	t.open(n, false)
 }
 
-// consume has the server send jobs of one of its queues.
-func (t *tap) consume(f *flow, from string) {
-	var deliveries <-chan amqp.Delivery
-	err := t.ask(func() (err error) {
-		if err = t.ch.Qos(f.most, 0, false); err == nil {
-			deliveries, err = t.ch.Consume(from, f.name, false, false, false, false, nil)
-		}
-		return err
-	})
+// open has the server send up to so many jobs of one of its queues. Where no pipe is
+// left it does nothing, and is asked again.
+func (t *tap) open(most int, lone bool) {
+	p, err := t.takePipe()
 	if err != nil {
-		close(f.over)
-		t.end()
 		return
 	}
-	go func() {
-		defer close(f.over)
-		for m := range deliveries {
-			d := newDelivery(t, f, &m)
-			d.lone = f.lone
-			t.add(d)
-		}
-		t.mu.Lock()
-		ours := t.bell != f && !slices.Contains(t.flows, f)
-		t.mu.Unlock()
-		if !ours { // the queue was deleted, or its node is gone
-			t.end()
-		}
-	}()
+	f := &flow{name: newName(), pipe: p, most: most, lone: lone, over: newSignal()}
+	from := t.from
+	t.mu.Lock()
+	p.flow, p.most = f, most
+	if lone {
+		t.bell, from = f, t.alone
+	} else {
+		t.flows = append(t.flows, f)
+	}
+	t.mu.Unlock()
+	var deliveries <-chan amqp.Delivery
+	if err = p.ch.Qos(most, 0, false); err == nil {
+		deliveries, err = p.ch.Consume(from, f.name, false, false, false, false, nil)
+	}
+	if err != nil {
+		close(f.over)
+		t.end(refusal(err))
+		return
+	}
+	go t.receive(f, deliveries)
+}
+
+// refusal returns why the server has closed a channel, nil where it has not.
+func refusal(err error) *amqp.Error {
+	var refused *amqp.Error
+	errors.As(err, &refused)
+	return refused
+}
+
+// receive takes in what comes of a flow.
+func (t *tap) receive(f *flow, deliveries <-chan amqp.Delivery) {
+	defer close(f.over)
+	for m := range deliveries {
+		t.add(newDelivery(f.pipe, &m, f.lone))
+	}
+	t.mu.Lock()
+	stopped := t.bell != f && !slices.Contains(t.flows, f)
+	t.mu.Unlock()
+	if !stopped { // the queue was deleted, or its node is gone
+		t.end(nil)
+	}
 }
 
 // stop ends the flows, and returns when no more comes of them.
@@ -297,10 +318,15 @@ func (t *tap) stop() {
 	}
 	defer t.limit()()
 	for _, f := range flows {
-		if err := t.ask(func() error { return t.ch.Cancel(f.name, false) }); err != nil {
-			t.end()
+		if err := f.pipe.ch.Cancel(f.name, false); err != nil {
+			t.end(refusal(err))
 		}
 		<-f.over
+		t.mu.Lock()
+		if !t.closed {
+			t.ended = append(t.ended, f.pipe)
+		}
+		t.mu.Unlock()
 	}
 }
 
@@ -342,17 +368,32 @@ func (t *tap) giveAway() {
 	}
 }
 
+// passOn is how long the channel of a quorum queue takes at most to pass on what it
+// was sent last.
+const passOn = 100 * time.Millisecond
+
 // empty gives away and acknowledges what there is, before the connection is closed.
 //
 // The channel of a quorum queue passes on 32 acknowledgements at a time, and forgets the
-// others if it is closed before the queue has answered. To end the flows is a question
-// to the queue, so whoever has its answer knows that all were passed on.
+// others if it is closed before the queue has answered. To end a flow is a question
+// to the queue, so whoever has its answer knows that all were passed on; where the flow
+// had ended before, only time can tell.
 func (t *tap) empty(ctx context.Context) {
 	t.giveAway()
 	t.awaitMoves(ctx)
 	t.mu.Lock()
-	if !t.closed {
-		t.sendAcks(false)
+	var last time.Time // when a pipe without a flow was acknowledged on
+	for _, p := range t.ended {
+		if p.settled.waiting() > 0 {
+			last = time.Now()
+		} else if p.acked.After(last) {
+			last = p.acked
+		}
+	}
+	for p := range t.pipes {
+		if !t.closed && !p.closing {
+			p.sendAcks(false)
+		}
 	}
 	t.mu.Unlock()
 	stopped := newSignal()
@@ -364,4 +405,5 @@ func (t *tap) empty(ctx context.Context) {
 	case <-stopped:
 	case <-ctx.Done():
 	}
+	wait(ctx, time.Until(last.Add(passOn)))
 }

@@ -3,8 +3,6 @@ package rabbitmq
 import (
 	"context"
 	"time"
-
-	amqp "github.com/rabbitmq/amqp091-go"
 )
 
 // got is what a basic.get has brought.
@@ -16,40 +14,49 @@ type got struct {
 // getOne asks the server for one job, of those that crashed or of the others.
 // What comes after ctx has ended waits here for a Fetch, or is given to others.
 func (t *tap) getOne(ctx context.Context, lone bool) (*delivery, error) {
-	select {
-	case t.turn <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-t.gone:
-		return nil, amqp.ErrClosed
-	}
-	from := t.from
-	if lone {
-		from = t.alone
-	}
 	answer := make(chan got)
 	go func() { // ends with the answer, or with the link
-		defer func() { <-t.turn }()
-		m, ok, err := t.ch.Get(from, false)
-		g := got{err: err}
-		if ok && err == nil {
-			g.delivery = newDelivery(t, nil, &m)
-			g.delivery.lone = lone
-		}
+		d, err := t.get(lone)
 		select {
-		case answer <- g:
+		case answer <- got{d, err}:
 		case <-ctx.Done():
-			if g.delivery != nil {
-				t.add(g.delivery)
+			if d != nil {
+				t.add(d)
 			}
 		}
 	}()
 	select {
 	case g := <-answer:
+		if g.delivery != nil {
+			t.hold(g.delivery)
+		}
 		return g.delivery, g.err
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// get waits for the answer of the server, which needs a pipe that holds nothing.
+func (t *tap) get(lone bool) (*delivery, error) {
+	p, err := t.takePipe()
+	if err != nil {
+		return nil, err
+	}
+	from := t.from
+	if lone {
+		from = t.alone
+	}
+	m, ok, err := p.ch.Get(from, false)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		p.leave()
+		return nil, nil
+	}
+	return newDelivery(p, &m, lone), nil
 }
 
 // getSome asks for up to max jobs, and no more once it has one that crashed: that
@@ -88,16 +95,32 @@ func (t *tap) getSome(ctx context.Context, max int, lone bool) ([]*delivery, err
 // none.
 const lookEvery = 100 * time.Millisecond
 
+// loneMost is how many jobs a tap gets one by one of those that crashed: each needs a
+// channel, which costs the server some memory.
+const loneMost = 64
+
 // another returns a further job that crashed, while the one that the bell has sent
 // is in work; nil where there is none.
 func (t *tap) another(ctx context.Context) *delivery {
-	if !t.busy() || !t.lookDue() {
+	if !t.busy() || !t.lookDue() || t.got() >= loneMost {
 		return nil
 	}
 	if jobs, _ := t.getSome(ctx, 1, true); len(jobs) > 0 {
 		return jobs[0]
 	}
 	return nil
+}
+
+// got returns how many jobs are held that were got.
+func (t *tap) got() (n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for p := range t.pipes {
+		if p.flow == nil {
+			n += p.open
+		}
+	}
+	return n
 }
 
 // lookDue reports whether there may be jobs that crashed by now.
@@ -111,5 +134,5 @@ func (t *tap) lookDue() bool {
 func (t *tap) busy() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.single) == 0 && t.bell != nil && t.bell.open > 0
+	return len(t.single) == 0 && t.bell != nil && t.bell.pipe.open > 0
 }

@@ -50,7 +50,7 @@ type link struct {
 	socket   *socket
 	life     context.Context // ends when it has broken
 	outlet   *outlet         // of the line for publishing
-	taps     atomic.Int64    // how many have a seat
+	seats    atomic.Int64    // how many channels taps have or may open
 	declared declared        // what is known to be on the server, of the other line
 }
 
@@ -189,15 +189,17 @@ func (l *line) close(limit time.Duration) {
 	l.running.Wait()
 }
 
-// seat takes the place of a tap on the link, which the tap leaves with its channel. A
-// quarter of the channels are for questions that each need one for a moment.
-func (k *link) seat() bool {
-	if k.taps.Add(1) <= max(1, int64(k.conn.Config.ChannelMax)*3/4) {
+// seat takes the places of n channels of a tap. A quarter of the channels are for
+// questions that each need one for a moment.
+func (k *link) seat(n int64) bool {
+	if k.seats.Add(n) <= max(tapSeats, int64(k.conn.Config.ChannelMax)*3/4) {
 		return true
 	}
-	k.taps.Add(-1)
+	k.seats.Add(-n)
 	return false
 }
+
+func (k *link) unseat(n int64) { k.seats.Add(-n) }
 
 func (k *link) broken() bool {
 	return k.life.Err() != nil || k.conn.IsClosed()

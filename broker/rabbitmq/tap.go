@@ -8,9 +8,9 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// tap is the channel on which the jobs of one queue come, over one link. The
-// server sends no more jobs than the Fetches under way have asked for, beside
-// those that are in work.
+// tap brings the jobs of one queue, over one link. The server sends no more jobs
+// than the Fetches under way have asked for, beside those that are in work. They
+// come on pipes; why there are several, see there.
 //
 // One goroutine asks the server to send jobs and to stop; see tend.
 type tap struct {
@@ -18,15 +18,13 @@ type tap struct {
 	from  string // the server's
 	alone string // the server's, of the jobs that crashed
 	most  int    // the prefetch of the URL
-	ch    *amqp.Channel
 	link  *link
 	shed  func(*tap, []*delivery) // gives jobs to others
-	gone  chan struct{}           // closed when the channel is
+	gone  chan struct{}           // closed when it brings no more, since a pipe broke
 	asked chan struct{}           // told when there may be something to tend
 	rests chan chan struct{}      // asks to give away now what nobody has asked for
-	turn  chan struct{}           // holds one: whoever waits for an answer on ch, since answers have no name; see ask
 
-	reason *amqp.Error // why the server closed the channel; to be read after gone
+	reason *amqp.Error // why a pipe broke; nil: its connection did; to be read after gone
 
 	mu      sync.Mutex
 	waiting []*delivery   // guarded by mu, as all below: jobs that nobody has asked for yet
@@ -41,9 +39,9 @@ type tap struct {
 	flows   []*flow   // none: the server sends nothing
 	bell    *flow     // of the jobs that crashed, one at a time; nil where flows are none
 	looked  time.Time // when there were none of them on the server
-	settled tags
-	acked   time.Time // when acknowledgements were sent last
-	acking  bool      // they will be again, by flush
+	pipes   map[*pipe]struct{}
+	spare   []*pipe // of those: nobody has them
+	ended   []*pipe // of those: their consumers have ended
 	closed  bool
 }
 
@@ -55,7 +53,7 @@ const firstTrust = 4
 // delivery is a job in the hands of this process, and the token of its receipt.
 type delivery struct {
 	tap  *tap
-	flow *flow // nil: it was got by basic.get
+	pipe *pipe
 	tag  uint64
 	body []byte
 	past int64 // how often the server has handed it out before
@@ -65,36 +63,19 @@ type delivery struct {
 	over bool      // guarded by the mutex of the tap: it is settled
 }
 
-// newTap makes a tap that has a seat on the link.
-func newTap(k *link, queue string, c *config, shed func(*tap, []*delivery)) (*tap, error) {
-	ch, err := k.conn.Channel()
-	if err != nil {
-		k.taps.Add(-1)
-		return nil, err
+// newTap makes a tap that has its seats on the link.
+func newTap(k *link, queue string, c *config, shed func(*tap, []*delivery)) *tap {
+	return &tap{
+		queue: queue, from: c.ready(queue), alone: c.alone(queue), most: c.prefetch, link: k, shed: shed,
+		gone: newSignal(), asked: make(chan struct{}, 1), rests: make(chan chan struct{}),
+		more: newSignal(), last: time.Now(), trust: firstTrust, pipes: make(map[*pipe]struct{}),
 	}
-	t := &tap{
-		queue: queue, from: c.ready(queue), alone: c.alone(queue), most: c.prefetch, ch: ch, link: k, shed: shed,
-		gone: newSignal(), asked: make(chan struct{}, 1), rests: make(chan chan struct{}), turn: make(chan struct{}, 1),
-		more: newSignal(), last: time.Now(), trust: firstTrust,
-	}
-	closed := ch.NotifyClose(make(chan *amqp.Error, 1))
-	go func() {
-		for reason := range closed {
-			t.reason = reason
-		}
-		t.mu.Lock()
-		t.closed, t.waiting, t.crashed, t.single = true, nil, nil, nil
-		t.mu.Unlock()
-		k.taps.Add(-1)
-		close(t.gone)
-	}()
-	return t, nil
 }
 
 // newDelivery reads what the server counts: a quorum queue how often a message
 // came back, a classic one only whether it did.
-func newDelivery(t *tap, f *flow, m *amqp.Delivery) *delivery {
-	d := &delivery{tap: t, flow: f, tag: m.DeliveryTag, body: m.Body, came: time.Now()}
+func newDelivery(p *pipe, m *amqp.Delivery, lone bool) *delivery {
+	d := &delivery{tap: p.tap, pipe: p, tag: m.DeliveryTag, body: m.Body, lone: lone, came: time.Now()}
 	switch n := m.Headers["x-delivery-count"].(type) {
 	case int64:
 		d.past = n
@@ -130,29 +111,24 @@ func (t *tap) take(max int) ([]*delivery, <-chan struct{}) {
 	return jobs, t.more
 }
 
-// ask asks the server for something on the channel when it is its turn. The client
-// gives the next answer to whoever waits for one: of two who wait at the same time
-// each may get that of the other, and the channel is closed.
-func (t *tap) ask(question func() error) error {
-	select {
-	case t.turn <- struct{}{}:
-		defer func() { <-t.turn }()
-		return question()
-	case <-t.gone:
-		return amqp.ErrClosed
-	}
-}
-
-// end closes the channel: all that is in work comes back. Nothing may be
+// end closes the pipes: all that is in work comes back. Nothing may be
 // acknowledged behind that, or the server breaks the whole connection.
-func (t *tap) end() {
+func (t *tap) end(reason *amqp.Error) {
 	t.mu.Lock()
-	if !t.closed {
-		t.sendAcks(false)
+	defer t.mu.Unlock()
+	if t.closed {
+		return
 	}
-	t.closed = true
-	t.mu.Unlock()
-	_ = t.ch.Close()
+	for p := range t.pipes {
+		p.sendAcks(false)
+		p.close()
+	}
+	t.closed, t.reason = true, reason
+	t.waiting, t.crashed, t.single, t.spare, t.ended = nil, nil, nil, nil, nil
+	if len(t.pipes) == 0 {
+		t.link.unseat(tapSeats)
+	}
+	close(t.gone)
 }
 
 func (t *tap) broken() bool {
@@ -164,7 +140,7 @@ func (t *tap) broken() bool {
 	}
 }
 
-// why tells why the channel is gone.
+// why tells why the tap is gone.
 func (t *tap) why(what string) error {
 	<-t.gone
 	if t.reason == nil {

@@ -44,7 +44,7 @@ type target struct {
 	exact    bool                                          // it is empty once waiting is 0
 	late     time.Duration                                 // how late a delayed job may be, when others are not; 0: as the checker has it
 	special  func(ctx context.Context, url string) error
-	residue  func(ctx context.Context, url string) (string, error)
+	residue  func(ctx context.Context, server *brokerd.Server, url string) (string, error)
 	password string // that the server asks for; it is in no log
 }
 
@@ -161,7 +161,7 @@ func flushScripts(ctx context.Context, url string) error {
 }
 
 // redisResidue names keys that are left.
-func redisResidue(ctx context.Context, url string) (string, error) {
+func redisResidue(ctx context.Context, _ *brokerd.Server, url string) (string, error) {
 	c, err := redisAt(url)
 	if err != nil {
 		return "", err

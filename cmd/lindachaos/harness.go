@@ -314,7 +314,7 @@ func (h *harness) dump(ctx context.Context) error {
 	if h.target.residue == nil {
 		return nil
 	}
-	left, err := h.target.residue(ctx, h.url)
+	left, err := h.target.residue(ctx, h.server, h.url)
 	if left != "" {
 		h.complain(chaos.I9, "the server still holds "+left)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/amlun/linda"
+	"github.com/amlun/linda/internal/brokerd"
 )
 
 // The options of the two modes.
@@ -128,7 +129,7 @@ func kafkaClassicLag(ctx context.Context, c *kgo.Client) (int64, error) {
 
 // kafkaResidue names what is left: jobs that come when they are asked for, what
 // the share group has not done, and delayed jobs.
-func kafkaResidue(ctx context.Context, url string) (string, error) {
+func kafkaResidue(ctx context.Context, _ *brokerd.Server, url string) (string, error) {
 	left, err := kafkaReady(ctx, url)
 	if left != "" || err != nil {
 		return left, err

@@ -2,13 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"regexp"
+	"strings"
 	"time"
 
-	amqp "github.com/rabbitmq/amqp091-go"
-
 	"github.com/amlun/linda"
+	"github.com/amlun/linda/internal/brokerd"
 )
 
 // rabbitQueue makes the queue, and those for delays: RabbitMQ 3.10 breaks the channel
@@ -31,37 +31,36 @@ func rabbitQueue(ctx context.Context, url string) error {
 	return b.Delete(queue, jobs[0])
 }
 
-// rabbitResidue names queues that still hold something: the ready jobs, those
-// that are delayed, and those whose queue was not there when their delay ended.
-func rabbitResidue(_ context.Context, url string) (string, error) {
-	conn, err := amqp.Dial(url)
+// rabbitHolds is what rabbitResidue asks the server for, of one queue.
+var rabbitHolds = regexp.MustCompile(`queue,<<"([^"]+)">>}},{messages_ready,(\d+)},{messages_unacknowledged,(\d+)}`)
+
+// rabbitResidue names queues that still hold something: ready jobs, those that are
+// delayed, those whose queue was not there when their delay ended, and what was sent
+// to a worker that is no more and has not come back, which no client can see.
+//
+// A quorum queue tells of its jobs every five seconds.
+func rabbitResidue(ctx context.Context, server *brokerd.Server, _ string) (left string, err error) {
+	for range 4 {
+		if left, err = rabbitLeft(ctx, server); left == "" || err != nil || !rest(ctx, 5*time.Second) {
+			return left, err
+		}
+	}
+	return left, err
+}
+
+func rabbitLeft(ctx context.Context, server *brokerd.Server) (left string, err error) {
+	told, err := server.Eval(ctx, `rabbit_amqqueue:info_all(<<"/">>, [name, messages_ready, messages_unacknowledged])`)
 	if err != nil {
 		return "", err
 	}
-	defer func() { _ = conn.Close() }()
-	names := []string{queue, queue + ":alone", "linda:delay:unrouted"}
-	for digit := range 18 {
-		for value := 1; value <= 3; value++ {
-			names = append(names, fmt.Sprintf("linda:delay:v1:%d:%d", digit, value))
-		}
+	queues := rabbitHolds.FindAllStringSubmatch(strings.Join(strings.Fields(told), ""), -1)
+	if len(queues) == 0 {
+		return "", fmt.Errorf("the server tells of no queues: %.200s", told)
 	}
-	left := ""
-	for _, name := range names {
-		ch, err := conn.Channel() // which an unknown queue closes
-		if err != nil {
-			return "", err
+	for _, q := range queues {
+		if name, ready, unsettled := q[1], q[2], q[3]; ready != "0" || unsettled != "0" {
+			left += fmt.Sprintf("%s ready and %s unsettled in queue %s ", ready, unsettled, name)
 		}
-		q, err := ch.QueueDeclarePassive(name, true, false, false, false, nil)
-		var refused *amqp.Error
-		switch {
-		case errors.As(err, &refused) && refused.Code == amqp.NotFound:
-			continue
-		case err != nil:
-			return "", err
-		case q.Messages > 0:
-			left += fmt.Sprintf("%d in queue %s ", q.Messages, name)
-		}
-		_ = ch.Close()
 	}
 	return left, nil
 }

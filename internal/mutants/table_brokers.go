@@ -99,7 +99,7 @@ var rabbitMutants = []mutant{
 `, new: ``,
 		also: []edit{
 			{"broker/rabbitmq/broker.go", `return d.tap == o.tap })`, `return false })`},
-			{"broker/rabbitmq/tags.go", `	if t.closed {
+			{"broker/rabbitmq/ack.go", `	if t.closed {
 		return deliveries
 	}
 `, `	if t.closed {
@@ -107,6 +107,13 @@ var rabbitMutants = []mutant{
 	}
 `},
 		}},
+	{name: "rabbitmq-gets-many-jobs-on-a-channel", file: "broker/rabbitmq/get.go", at: onRabbit, test: "ARestartForgetsNoJob",
+		old: `	return newDelivery(p, &m, lone), nil
+`, new: `	t.mu.Lock()
+	t.spare = append(t.spare, p)
+	t.mu.Unlock()
+	return newDelivery(p, &m, lone), nil
+`},
 	{name: "rabbitmq-acknowledges-past-a-gap", file: "broker/rabbitmq/tags.go", at: onRabbit, test: "TagsAreAcknowledgedTogether",
 		old: `		if tag > t.all {`, new: `		if tag > t.all && false {`},
 	{name: "rabbitmq-delays-are-short", file: "broker/rabbitmq/delay.go", at: onRabbit, test: "DigitsAreNeverLess",
