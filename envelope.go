@@ -117,8 +117,8 @@ func validClass(name string) bool {
 // simple reports whether a job that is pushed has nothing to say in its header
 // but an id and a count, which are new.
 func (j *Job) simple() bool {
-	return j.ID == "" && j.body == "" && j.receipt == nil && j.head.Err == "" && j.Payload.raw == "" &&
-		j.MaxAttempts == 0 && j.TimeLimit == 0 && j.UniqueKey == "" && j.UniqueTTL == 0 && len(j.Headers) == 0
+	return j.ID == "" && j.head.Err == "" && j.Payload.raw == "" && j.MaxAttempts == 0 && j.TimeLimit == 0 &&
+		j.UniqueKey == "" && j.UniqueTTL == 0 && len(j.Headers) == 0
 }
 
 // Decode reads a body that was stored in a queue. The job is never nil: where

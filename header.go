@@ -14,6 +14,7 @@ import (
 // A body without it gets it when it is first settled, or by its broker at its
 // first pop.
 type header struct {
+	Err        string // Job.LastError
 	ID         string
 	Deliveries int64             // how often the job was reserved
 	Token      string            // tells jobs apart whose ids the program chose, and chose twice
@@ -26,7 +27,6 @@ type header struct {
 	Due        int64             // unix ms, for brokers that may hand a job out early
 	UniqueKey  string            // Job.UniqueKey
 	Headers    map[string]string // Job.Headers
-	Err        string            // Job.LastError
 
 	newer string // members that a newer linda wrote, as they stood: ,"name":value...
 }

@@ -2,7 +2,6 @@ package linda
 
 import (
 	"encoding/binary"
-	"encoding/hex"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -18,11 +17,31 @@ func NewID() string { return newUUID().String() }
 func appendID(b []byte) []byte { return appendUUID(b, newUUID()) }
 
 func appendUUID(b []byte, id uuid.UUID) []byte {
-	b = append(hex.AppendEncode(b, id[:4]), '-')
-	b = append(hex.AppendEncode(b, id[4:6]), '-')
-	b = append(hex.AppendEncode(b, id[6:8]), '-')
-	b = append(hex.AppendEncode(b, id[8:10]), '-')
-	return hex.AppendEncode(b, id[10:])
+	start := len(b)
+	b = append(b, "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"...)
+	text := b[start:]
+	digits := func(i int) uint64 { return hexDigits(binary.LittleEndian.Uint32(id[i:])) }
+	binary.LittleEndian.PutUint64(text, digits(0))
+	next := digits(4)
+	binary.LittleEndian.PutUint32(text[9:], uint32(next))
+	binary.LittleEndian.PutUint32(text[14:], uint32(next>>32))
+	next = digits(8)
+	binary.LittleEndian.PutUint32(text[19:], uint32(next))
+	binary.LittleEndian.PutUint32(text[24:], uint32(next>>32))
+	binary.LittleEndian.PutUint64(text[28:], digits(12))
+	return b
+}
+
+// hexDigits returns the eight digits of four bytes, in as few steps as two of them would
+// take one after the other.
+func hexDigits(bytes uint32) uint64 {
+	const ones = 0x0101010101010101
+	n := uint64(bytes)
+	n = (n | n<<16) & 0x0000ffff0000ffff
+	n = (n | n<<8) & 0x00ff00ff00ff00ff
+	n = (n>>4 | n<<8) & (0x0f * ones)   // a digit in each byte
+	letters := (n + 6*ones) >> 4 & ones // 1 where it is 10 or more
+	return n + '0'*ones + ('a'-'0'-10)*letters
 }
 
 // lastStamp is the stamp of the UUID made last: unix milliseconds, and 12 bits

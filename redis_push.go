@@ -2,6 +2,7 @@ package linda
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 	"time"
@@ -16,12 +17,14 @@ func (b *redisBroker) PushBatch(ctx context.Context, queue string, jobs []*Job) 
 	if err := b.check(ctx, queue); err != nil {
 		return err
 	}
-	pushes, late := b.encodeLate(jobs, queue)
-	if !late {
-		var err error
-		if pushes, err = b.encodeAll(jobs, queue); err != nil {
+	if each := b.encodesLate(jobs); each > 0 {
+		if err := b.pushLate(ctx, queue, jobs, each); !errors.Is(err, errBatchRoom) {
 			return err
 		}
+	}
+	pushes, err := b.encodeAll(jobs, queue)
+	if err != nil {
+		return err
 	}
 	keyed := func(job *Job) bool { return job.UniqueKey != "" }
 	if slices.ContainsFunc(jobs, keyed) {
@@ -40,7 +43,7 @@ func (b *redisBroker) PushBatch(ctx context.Context, queue string, jobs []*Job) 
 	}
 	var errs []error
 	for sent, n := 0, 0; sent < len(pushes); sent += n {
-		n = redisChunk(pushes[sent:], func(p redisPush) int { return p.size })
+		n = redisChunk(pushes[sent:], func(p redisPush) int { return len(p.body) })
 		err := b.push(ctx, queue, pushes[sent:sent+n])
 		if err != nil && errs == nil {
 			errs = make([]error, len(pushes))
@@ -73,7 +76,7 @@ func (b *redisBroker) encodeAll(jobs []*Job, queue string) ([]redisPush, error) 
 		if err != nil {
 			return nil, err
 		}
-		pushes[i] = redisPush{delay: job.Delay, size: len(body), body: body[:len(body):len(body)]}
+		pushes[i] = redisPush{delay: job.Delay, body: body[:len(body):len(body)]}
 		space = body[len(body):]
 	}
 	return pushes, nil

@@ -33,20 +33,12 @@ type redisLine struct {
 // redisPush is a job on its way to the server.
 type redisPush struct {
 	delay time.Duration
-	size  int         // of the body, or a little more
-	body  []byte      // nil: job is encoded by batch when it is written
-	job   *Job        // nil where there is a body
-	batch *redisBatch // nil where there is a body
+	body  []byte
 }
 
 // MarshalBinary gives go-redis the body, which it copies; as an argument of a
 // command, a pointer is not allocated, as a slice is.
-func (p *redisPush) MarshalBinary() ([]byte, error) {
-	if p.body == nil {
-		return p.batch.encode(p.job)
-	}
-	return p.body, nil
-}
+func (p *redisPush) MarshalBinary() ([]byte, error) { return p.body, nil }
 
 type waitingPush struct {
 	redisPush
@@ -171,7 +163,7 @@ func (l *redisLines) next(line redisLine) []*waitingPush {
 		delete(l.lines, line)
 		return nil
 	}
-	n := redisChunk(waiting, func(w *waitingPush) int { return w.size })
+	n := redisChunk(waiting, func(w *waitingPush) int { return len(w.body) })
 	l.lines[line] = slices.Clone(waiting[n:])
 	return waiting[:n:n]
 }
