@@ -6,13 +6,21 @@ import (
 )
 
 // Acknowledgements are collected for a moment, since one for a hundred jobs is as
-// much work for the server as one for a single job. Those of jobs above one that is
-// open wait for another moment: most often it ends meanwhile, and one will do.
+// much work for the server as one for a single job.
 const (
-	ackPause = time.Millisecond
+	ackPause = 5 * time.Millisecond
+	// ackSlow is the pause where a flow is a small part of what the server may send: it
+	// sends as many jobs on each flow that has room, so one with room for four would have
+	// it send, and be acknowledged, four at a time.
+	ackSlow = 20 * time.Millisecond
+	// ackPatience is how long those above an open one wait, and at most twice that: most
+	// often it ends meanwhile, and one acknowledgement will do.
+	ackPatience = 10 * time.Millisecond
 	// ackShare is which part of what the server may send may be settled without its
 	// knowing, so that it does not stop sending for want of an acknowledgement.
-	ackShare = 4
+	ackShare = 2
+	// ackSmall is which part of all a slow flow is at most.
+	ackSmall = 8
 )
 
 // acknowledge removes deliveries from the queue, and returns those that it
@@ -25,15 +33,16 @@ func (t *tap) acknowledge(deliveries []*delivery) (lost []*delivery) {
 		return deliveries
 	}
 	ours, lost := finish(deliveries)
+	_, total := t.room()
 	var pipes []*pipe
 	for _, d := range ours {
-		d.pipe.settled.acknowledge([]uint64{d.tag})
+		d.pipe.settled.acknowledge(d.tag)
 		if !slices.Contains(pipes, d.pipe) {
 			pipes = append(pipes, d.pipe)
 		}
 	}
 	for _, p := range pipes {
-		if !p.acknowledge() {
+		if !p.acknowledge(total) {
 			return deliveries
 		}
 		p.leave()
@@ -41,14 +50,23 @@ func (t *tap) acknowledge(deliveries []*delivery) (lost []*delivery) {
 	return lost
 }
 
-// acknowledge needs mu.
-func (p *pipe) acknowledge() (sent bool) {
+// acknowledge needs mu. The server may send so many jobs in total.
+func (p *pipe) acknowledge(total int) (sent bool) {
+	p.pause = ackPause
+	slow := p.most*ackSmall <= total
+	if slow {
+		p.pause = ackSlow
+	}
 	sent = true
 	switch {
-	case p.settled.waiting()*ackShare >= p.most:
-		sent = p.sendAcks(false)
-	case time.Since(p.acked) >= ackPause:
+	case p.flow == nil || p.flow.lone: // it is waited for
 		sent = p.sendAcks(true)
+	case !slow && p.settled.waiting()*ackShare >= p.most:
+		if sent = p.sendAcks(false); p.settled.waiting()*4 >= p.most*3 { // one below all of these stays open
+			sent = sent && p.sendAcks(true)
+		}
+	case time.Since(p.acked) >= p.pause:
+		sent = p.sendAcks(false)
 	}
 	p.ackLater()
 	return sent
@@ -58,7 +76,7 @@ func (p *pipe) acknowledge() (sent bool) {
 func (p *pipe) ackLater() {
 	if !p.acking && p.settled.waiting() > 0 {
 		p.acking = true
-		time.AfterFunc(ackPause, p.flush)
+		time.AfterFunc(p.pause, p.flush)
 	}
 }
 
@@ -68,21 +86,26 @@ func (p *pipe) flush() {
 	defer p.tap.mu.Unlock()
 	p.acking = false
 	if !p.closing && !p.tap.closed {
-		p.sendAcks(true)
+		p.sendAcks(false)
 		p.ackLater()
 	}
 }
 
 // sendAcks needs mu, though sending only fills a buffer, see socket: an
 // acknowledgement of many that overtakes one of them would have the server close
-// the channel.
-func (p *pipe) sendAcks(patient bool) (ok bool) {
-	upTo, single := p.settled.next(patient)
+// the channel. What cannot be acknowledged together waits for a while, unless all
+// is to be sent.
+func (p *pipe) sendAcks(all bool) (ok bool) {
+	now := time.Now()
+	upTo := p.settled.together()
 	ok = upTo == 0 || p.ch.Ack(upTo, true) == nil
-	for _, tag := range single {
-		ok = ok && p.ch.Ack(tag, false) == nil
+	if all || now.Sub(p.turned) >= ackPatience {
+		for _, tag := range p.settled.single(!all) {
+			ok = ok && p.ch.Ack(tag, false) == nil
+		}
+		p.turned = now
 	}
-	p.acked = time.Now()
+	p.acked = now
 	return ok
 }
 

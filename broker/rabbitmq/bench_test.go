@@ -189,7 +189,7 @@ func report(b *testing.B, times []time.Duration) {
 // fetch to its last job, beside a consumer of the bare client: 50 goroutines that
 // acknowledge each delivery, and one that acknowledges many at once.
 func BenchmarkDrain(b *testing.B) {
-	const jobs = 20_000
+	const jobs = 100_000
 	server := brokerd.Run(b, brokerd.RabbitMQ)
 	broker := open(b, server.URL)
 	defer broker.Close()

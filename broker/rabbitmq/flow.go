@@ -392,7 +392,7 @@ func (t *tap) empty(ctx context.Context) {
 	}
 	for p := range t.pipes {
 		if !t.closed && !p.closing {
-			p.sendAcks(false)
+			p.sendAcks(true)
 		}
 	}
 	t.mu.Unlock()

@@ -79,8 +79,8 @@ func TestTagsAreAcknowledgedTogetherWhereNoneIsOpenBelow(t *testing.T) {
 		{ack: []uint64{15, 14, 17}, now: true, upTo: 15, single: []uint64{17}},
 	} {
 		s.note(step.note...)
-		s.acknowledge(step.ack)
-		upTo, single := s.next(!step.now)
+		s.acknowledge(step.ack...)
+		upTo, single := s.together(), s.single(!step.now)
 		assert.Equal(t, step.upTo, upTo, "%v", step)
 		assert.ElementsMatch(t, step.single, single, "%v", step)
 	}

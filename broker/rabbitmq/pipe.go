@@ -22,12 +22,14 @@ type pipe struct {
 	tap *tap
 	ch  *amqp.Channel
 
-	open    int       // guarded by the mutex of the tap, as all below: how many it holds
-	most    int       // how many it may hold
-	flow    *flow     // its consumer, which may have ended; nil: jobs are got on it
-	settled tags      // which of those that it brought are
-	acked   time.Time // when acknowledgements were sent last
-	acking  bool      // they will be again, by flush
+	open    int           // guarded by the mutex of the tap, as all below: how many it holds
+	most    int           // how many it may hold
+	flow    *flow         // its consumer, which may have ended; nil: jobs are got on it
+	settled tags          // which of those that it brought are
+	acked   time.Time     // when acknowledgements were sent last
+	turned  time.Time     // when those were sent last that could not be sent together
+	pause   time.Duration // between acknowledgements
+	acking  bool          // they will be again, by flush
 	closing bool
 }
 

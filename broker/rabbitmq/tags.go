@@ -1,5 +1,7 @@
 package rabbitmq
 
+import "slices"
+
 // tags knows which deliveries of a channel are settled, so that many can be
 // acknowledged at once. The server numbers the deliveries of a channel from 1.
 // The zero value is ready to use.
@@ -7,11 +9,11 @@ type tags struct {
 	all    uint64              // every delivery up to this one is settled
 	above  map[uint64]struct{} // those above it that are
 	unsent []uint64            // those of them that are still to be acknowledged
-	late   []uint64            // likewise, but next has passed them over once
+	late   []uint64            // likewise, but single has passed them over once
 }
 
 // acknowledge records that deliveries are settled, and are to be acknowledged.
-func (t *tags) acknowledge(settled []uint64) {
+func (t *tags) acknowledge(settled ...uint64) {
 	t.note(settled...)
 	t.unsent = append(t.unsent, settled...)
 }
@@ -19,33 +21,32 @@ func (t *tags) acknowledge(settled []uint64) {
 // waiting is how many are still to be acknowledged.
 func (t *tags) waiting() int { return len(t.unsent) + len(t.late) }
 
-// next returns how to acknowledge what is to be: one acknowledgement for all up to
-// a number, which is 0 where there is none, and one for each of the others. They
-// have to be sent before anything else is settled. If patient, those above an open
-// one are passed over once, since it may be settled by the next time.
-func (t *tags) next(patient bool) (upTo uint64, single []uint64) {
-	late := t.late
-	if !patient {
-		late = append(late, t.unsent...)
-		t.unsent = t.unsent[:0]
+// together returns the last tag up to which all can be acknowledged at once, as far as
+// they wait for that; 0 where none does.
+func (t *tags) together() (upTo uint64) {
+	below := func(tag uint64) bool {
+		if tag > t.all {
+			return false
+		}
+		upTo = max(upTo, tag)
+		return true
 	}
-	upTo, single = t.split(late, nil)
-	last, passed := t.split(t.unsent, t.late[:0])
-	t.late, t.unsent = passed, t.unsent[:0]
-	return max(upTo, last), single
+	t.late = slices.DeleteFunc(t.late, below)
+	t.unsent = slices.DeleteFunc(t.unsent, below)
+	return upTo
 }
 
-// split returns the last of some tags below which none is open, and appends the
-// others to above.
-func (t *tags) split(some, above []uint64) (last uint64, _ []uint64) {
-	for _, tag := range some {
-		if tag > t.all {
-			above = append(above, tag)
-		} else {
-			last = max(last, tag)
-		}
+// single returns those that are to be acknowledged one by one, since together has left
+// them. If patient, it passes each over once, since what is open below it may be settled
+// by the next time.
+func (t *tags) single(patient bool) (tags []uint64) {
+	tags = t.late
+	t.late = t.unsent
+	if !patient {
+		tags, t.late = append(tags, t.unsent...), nil
 	}
-	return last, above
+	t.unsent = nil
+	return tags
 }
 
 // note records that deliveries are settled, and nothing is to be acknowledged.

@@ -120,7 +120,7 @@ func (t *tap) end(reason *amqp.Error) {
 		return
 	}
 	for p := range t.pipes {
-		p.sendAcks(false)
+		p.sendAcks(true)
 		p.close()
 	}
 	t.closed, t.reason = true, reason
