@@ -62,6 +62,17 @@ var rootMutants = []mutant{
 		old: `now + ARGV[i + 3] / 1000)`, new: `now + ARGV[i + 3] / 1100)`},
 	{name: "crash-is-not-counted", file: "job.go", at: atUnits,
 		old: `max(0, int(j.head.Deliveries-1-j.head.Settled))`, new: `0 * int(j.head.Deliveries-1-j.head.Settled)`},
+	{name: "batch-goes-on-behind-a-bad-job", file: "redis_batch.go", at: onRedis, test: "AnOddJobInABatch",
+		old: `		b.err = err
+		return nil, err
+`, new: `		return []byte("{}"), nil
+`},
+	{name: "batch-that-is-broken-off-is-unknown", file: "redis_batch.go", at: onRedis, test: "AnOddJobInABatch",
+		old: `		err = batch.err
+`, new: ``},
+	{name: "batch-of-several-commands-is-not-looked-at", file: "redis_batch.go", at: onRedis, test: "AnOddJobInABatch|ALargeBatch",
+		old: `		each = plainJobs(jobs, 1)
+`, new: ``},
 	{name: "server-times-out-never", file: "redis_url.go", at: []stage{redis, sweep}, test: "RedisCallsReturnThoughTheServerHangs",
 		old: `c.ContextTimeoutEnabled = true`, new: `c.ContextTimeoutEnabled, c.ReadTimeout = false, -1`},
 	{name: "commands-are-sent-again", file: "redis_command.go", at: []stage{sweep, redis},
