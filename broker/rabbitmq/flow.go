@@ -14,17 +14,12 @@ import (
 // may go on sending jobs when nobody fetches. After that they are for others.
 const linger = 250 * time.Millisecond
 
-// shedFor is how long to wait until the server has confirmed that it has jobs which
-// are given to others. What it has and has not confirmed by then is there twice.
-const shedFor = 15 * time.Second
-
 // flow is one consumer, as the server calls it, on a pipe of its own. A tap that needs
 // more opens another one beside it: to end one while jobs are under way on it makes
 // RabbitMQ 3.10 take them back, and count them as delivered.
 type flow struct {
 	name string
 	pipe *pipe
-	most int           // the server sends so many before one is settled
 	lone bool          // of jobs that crashed
 	over chan struct{} // closed when no more will come
 }
@@ -59,7 +54,7 @@ func (t *tap) short() bool {
 // is settled. It needs mu.
 func (t *tap) room() (room, total int) {
 	for _, f := range t.flows {
-		room, total = room+f.most-f.pipe.open, total+f.most
+		room, total = room+f.pipe.most-f.pipe.open, total+f.pipe.most
 	}
 	return room, total
 }
@@ -121,21 +116,6 @@ func (t *tap) put(d *delivery, now time.Time) (idle bool) {
 	return t.wanted == 0
 }
 
-// move has a job that crashed moved to where it is fetched alone.
-//
-// However often the server has handed it out, it has run once at most: whoever was
-// sent it again did not hand it out but moved it, or died before that. So one crash
-// is what it may have caused.
-func (t *tap) move(d *delivery) {
-	if !d.lone {
-		d.lone, d.past = true, min(d.past, 1)
-	}
-	t.mu.Lock()
-	t.crashed = append(t.crashed, d)
-	t.mu.Unlock()
-	t.tell()
-}
-
 // tend asks the server to send jobs while a Fetch waits, and to stop when none
 // does any more. It ends with the channel, or when life does.
 func (t *tap) tend(life context.Context) {
@@ -147,6 +127,9 @@ func (t *tap) tend(life context.Context) {
 		var rested chan struct{}
 		select {
 		case <-t.gone:
+			return
+		case <-t.link.life.Done(): // of which no pipe tells where there is none
+			t.end(nil)
 			return
 		case <-life.Done():
 			return
@@ -182,54 +165,6 @@ func (t *tap) tend(life context.Context) {
 	}
 }
 
-// moveMost is how many jobs are moved at a time: as many may be there twice, if the
-// process or the connection dies then.
-const moveMost = 16
-
-// startMove reports whether jobs are to be moved, and nobody does so.
-func (t *tap) startMove() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.crashed) == 0 || t.moved != nil {
-		return false
-	}
-	t.moved = newSignal()
-	return true
-}
-
-// awaitMoves waits until no jobs are being moved, or ctx ends.
-func (t *tap) awaitMoves(ctx context.Context) {
-	t.mu.Lock()
-	moved := t.moved
-	t.mu.Unlock()
-	if moved == nil {
-		return
-	}
-	select {
-	case <-moved:
-	case <-ctx.Done():
-	}
-}
-
-// moveAll moves jobs until there are none.
-func (t *tap) moveAll() {
-	for {
-		t.mu.Lock()
-		n := min(len(t.crashed), moveMost)
-		jobs := t.crashed[:n:n]
-		t.crashed = t.crashed[n:]
-		if n == 0 {
-			close(t.moved)
-			t.moved = nil
-		}
-		t.mu.Unlock()
-		if n == 0 {
-			return
-		}
-		t.shed(t, jobs)
-	}
-}
-
 // stale reports whether jobs have waited here for too long.
 func stale(waiting []*delivery, now time.Time) bool {
 	return len(waiting) > 0 && now.Sub(waiting[0].kept) >= linger
@@ -261,7 +196,7 @@ func (t *tap) open(most int, lone bool) {
 	if err != nil {
 		return
 	}
-	f := &flow{name: newName(), pipe: p, most: most, lone: lone, over: newSignal()}
+	f := &flow{name: newName(), pipe: p, lone: lone, over: newSignal()}
 	from := t.from
 	t.mu.Lock()
 	p.flow, p.most = f, most
@@ -354,17 +289,6 @@ func (t *tap) rest(ctx context.Context) {
 	case <-rested:
 	case <-t.gone:
 	case <-ctx.Done():
-	}
-}
-
-// giveAway hands the jobs that nobody has asked for to others.
-func (t *tap) giveAway() {
-	t.mu.Lock()
-	jobs := slices.Concat(t.crashed, t.single, t.waiting)
-	t.crashed, t.single, t.waiting = nil, nil, nil
-	t.mu.Unlock()
-	if len(jobs) > 0 {
-		t.shed(t, jobs)
 	}
 }
 

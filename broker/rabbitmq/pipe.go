@@ -23,7 +23,7 @@ type pipe struct {
 	ch  *amqp.Channel
 
 	open    int           // guarded by the mutex of the tap, as all below: how many it holds
-	most    int           // how many it may hold
+	most    int           // how many the server sends on it before one is settled
 	flow    *flow         // its consumer, which may have ended; nil: jobs are got on it
 	settled tags          // which of those that it brought are
 	acked   time.Time     // when acknowledgements were sent last

@@ -2,6 +2,8 @@ package rabbitmq_test
 
 import (
 	"context"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -77,4 +79,21 @@ func TestARestartForgetsNoJobOfWorkersThatDied(t *testing.T) {
 			assert.Len(t, left, held-len(done), "the others are there")
 		})
 	}
+}
+
+// A tap without a pipe has nobody who tells it that its connection broke.
+func TestATapEndsWithItsConnectionThoughItHasNoPipe(t *testing.T) {
+	server := brokerd.Run(t, brokerd.RabbitMQ)
+	b := opened(t, server.URL)
+	for range 3 {
+		require.Eventually(t, func() bool { return b.Push(job("job"), "q") == nil }, 20*time.Second, 10*time.Millisecond)
+		require.NoError(t, b.Delete("q", take(t, b, 1)[0]))
+		time.Sleep(2 * time.Second) // its pipes are closed
+		cut(t, server)
+	}
+	require.Eventually(t, func() bool {
+		stacks := make([]byte, 1<<20)
+		stacks = stacks[:runtime.Stack(stacks, true)]
+		return strings.Count(string(stacks), "(*tap).tend(") <= 1
+	}, 5*time.Second, 10*time.Millisecond)
 }
