@@ -115,7 +115,8 @@ func validClass(name string) bool {
 }
 
 // simple reports whether a job that is pushed has nothing to say in its header
-// but an id and a count, which are new.
+// but an id and a count, which are new. One that was popped has an id; where the
+// program has taken that away, it gets a new one like any other.
 func (j *Job) simple() bool {
 	return j.ID == "" && j.head.Err == "" && j.Payload.raw == "" && j.MaxAttempts == 0 && j.TimeLimit == 0 &&
 		j.UniqueKey == "" && j.UniqueTTL == 0 && len(j.Headers) == 0

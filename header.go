@@ -14,7 +14,7 @@ import (
 // A body without it gets it when it is first settled, or by its broker at its
 // first pop.
 type header struct {
-	Err        string // Job.LastError
+	Err        string // Job.LastError; the first, since each push looks at it and at the fields before it
 	ID         string
 	Deliveries int64             // how often the job was reserved
 	Token      string            // tells jobs apart whose ids the program chose, and chose twice
