@@ -33,6 +33,7 @@ func (t *tap) acknowledge(deliveries []*delivery) (lost []*delivery) {
 		return deliveries
 	}
 	ours, lost := finish(deliveries)
+	t.pace.settled(len(ours), time.Now())
 	_, total := t.room()
 	var pipes []*pipe
 	for _, d := range ours {

@@ -23,8 +23,9 @@
 //	          delay likewise
 //	bury      the same, to the queue of the dead
 //	kick      get from the dead, publish, await the confirm, ack
-//	fetch     consume, with a prefetch of what was asked for; what came and was
-//	          not asked for within a quarter of a second goes back
+//	fetch     consume, with a prefetch of what was asked for, or is settled in
+//	          40 ms; what came and was not taken within a quarter of a second
+//	          goes back
 //
 // A queue whose name begins with amq. or ends in .dead is <name> with linda:
 // before it or :ready behind it on the server. A queue that somebody else has

@@ -8,9 +8,9 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// tap brings the jobs of one queue, over one link. The server sends no more jobs
-// than the Fetches under way have asked for, beside those that are in work. They
-// come on pipes; why there are several, see there.
+// tap brings the jobs of one queue, over one link. Beside those that are in work the
+// server sends as many jobs as the Fetches under way have asked for, or as will be settled
+// in a moment, at the pace of the last. They come on pipes; why there are several, see there.
 //
 // One goroutine asks the server to send jobs and to stop; see tend.
 type tap struct {
@@ -35,8 +35,10 @@ type tap struct {
 	awaited bool
 	wanted  int       // how many jobs the Fetches under way wait for
 	trust   int       // how many jobs a new flow may have at most
+	pace    pace      // of those that are settled
 	last    time.Time // when one ended
 	flows   []*flow   // none: the server sends nothing
+	opened  time.Time // when the last of them was
 	bell    *flow     // of the jobs that crashed, one at a time; nil where flows are none
 	looked  time.Time // when there were none of them on the server
 	pipes   map[*pipe]struct{}
@@ -100,8 +102,8 @@ func (t *tap) take(max int) ([]*delivery, <-chan struct{}) {
 	}
 	n := min(max, len(*from))
 	t.awaited = t.awaited || n == 0
-	if n > 0 {
-		t.trust = min(4*t.trust, t.most)
+	if _, total := t.room(); n > 0 && t.trust < 4*total {
+		t.trust = min(4*total, t.most)
 	}
 	jobs := (*from)[:n:n]
 	*from = (*from)[n:]
