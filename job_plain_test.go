@@ -14,7 +14,7 @@ func TestPlainArgumentsAreDecodedAsByEncodingJSON(t *testing.T) {
 	for raw, want := range map[string]bool{
 		`["a",1]`: true, `[1]`: true, `["",""]`: true, `[-0,1.0,1e3,-2.5E-3,12345678901234567890]`: true,
 		`["é,]\u2028"]`: false, `["é,]["]`: true, `[0.1,"]"]`: true,
-		`[]`: false, `[ 1]`: false, `[1 ]`: false, `[1, 2]`: false, `["a" ]`: false,
+		`[]`: true, `[]]`: false, `[,]`: false, `[ ]`: false, `[ 1]`: false, `[1 ]`: false, `[1, 2]`: false, `["a" ]`: false,
 		`[null]`: false, `[true]`: false, `[[1]]`: false, `[{"a":1}]`: false, `["a\n"]`: false, `[1e999]`: false,
 	} {
 		args, plain := decodePlain(raw)

@@ -176,6 +176,9 @@ func decodePlain(raw string) (args []any, plain bool) {
 	if !ok {
 		return nil, false
 	}
+	if rest == "]" {
+		return []any{}, true
+	}
 	args = make([]any, 0, min(8, 1+strings.Count(raw, ",")))
 	for {
 		value, end := plainValue(rest)
