@@ -3,6 +3,7 @@ package rabbitmq
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/amlun/linda"
@@ -69,17 +70,18 @@ func (b *broker) settle(ctx context.Context, queue string, batch []settling) {
 			byTap[s.delivery.tap] = append(byTap[s.delivery.tap], s.delivery)
 		}
 	}
-	lost := make(map[*delivery]bool)
+	var lost []*delivery
 	for t, deliveries := range byTap {
-		for _, d := range t.acknowledge(deliveries) {
-			lost[d] = true
-		}
+		lost = append(lost, t.acknowledge(deliveries)...)
 		for _, d := range deliveries {
 			b.keeper.Drop(d)
 		}
 	}
+	if len(lost) == 0 {
+		return
+	}
 	for i := range batch {
-		if s := &batch[i]; s.err == nil && lost[s.delivery] {
+		if s := &batch[i]; s.err == nil && slices.Contains(lost, s.delivery) {
 			s.err = linda.ErrLeaseLost
 		}
 	}

@@ -77,8 +77,10 @@ func (k *Keeper[T]) Close() {
 // Hold looks after a delivery that was handed out by a receipt, until it is
 // dropped or lost, or the receipt's time is over.
 func (k *Keeper[T]) Hold(delivery T, receipt *linda.Receipt) {
-	now := time.Now()
-	e := &entry[T]{delivery: delivery, receipt: receipt, renewAt: now.Add(k.options.Every)}
+	e := &entry[T]{delivery: delivery, receipt: receipt}
+	if k.options.Every > 0 {
+		e.renewAt = time.Now().Add(k.options.Every)
+	}
 	e.lookAt = k.nextLook(e)
 	k.mu.Lock()
 	k.entries[delivery] = e
