@@ -36,7 +36,7 @@
 //	queue_type        quorum or classic; by default quorum where the server has it
 //	prefix            begins the names of all queues
 //	delay_prefix      begins the names for delays; linda:delay by default
-//	prefetch          how many jobs of a queue one broker holds at most; 2000
+//	prefetch          how many jobs of a queue one broker holds at most; 4000
 //	consumer_timeout  the server's consumer_timeout; 30m. No reservation lasts
 //	                  longer than five sixths of it, touched or not
 //	new_queue_wait    1.5s, or a number of milliseconds: how long whoever makes a

@@ -21,7 +21,8 @@ const (
 	// server a tenth of its speed. So one large flow is better than several small ones.
 	flowFor = 40 * time.Millisecond
 	// paceFrom is how many jobs the flows have together when the next one is as large as the
-	// pace of the workers asks for, and therefore opened only once that is known.
+	// pace of the workers asks for, and therefore opened only once that is known. Their pace
+	// rises with it, so there may be another one after that.
 	paceFrom = 32
 )
 
@@ -54,18 +55,40 @@ func (t *tap) tell() {
 	}
 }
 
-// short reports whether the server may send much less than is wanted. It needs
-// mu.
+// short reports whether the server may send much less than is wanted, or than will be
+// settled in a moment. It needs mu.
 func (t *tap) short() bool {
 	room, total := t.room()
-	switch {
-	case len(t.flows) == 0:
+	if len(t.flows) == 0 {
 		return true
-	case total >= t.most || total >= paceFrom && time.Since(t.opened) < paceOver:
+	}
+	if total >= t.most {
 		return false
+	}
+	if total >= paceFrom {
+		switch now := time.Now(); {
+		case now.Sub(t.opened) < paceOver:
+			return false
+		case t.soon(now) >= 2*total:
+			return true
+		}
 	}
 	return room < t.wanted-len(t.waiting) && room < (min(t.wanted, t.trust)+1)/2
 }
+
+// lack returns how many jobs the next flow is to bring at a time. It needs mu.
+func (t *tap) lack() int {
+	room, total := t.room()
+	n := min(t.wanted-len(t.waiting)-room, t.trust, t.most-total)
+	if total >= paceFrom {
+		n = max(n, t.soon(time.Now())-total)
+	}
+	return n
+}
+
+// soon returns how many jobs the server may send while none is acknowledged, as the pace
+// of the workers asks for. It needs mu.
+func (t *tap) soon(now time.Time) int { return min(t.pace.within(flowFor, now), t.most) }
 
 // room returns how many jobs the server may send now, and how many while none
 // is settled. It needs mu.
@@ -194,14 +217,10 @@ func stale(waiting []*delivery, now time.Time) bool {
 // one at a time, whose coming tells that there are such jobs.
 func (t *tap) start() {
 	t.mu.Lock()
-	room, total := t.room()
-	n := min(t.wanted-len(t.waiting)-room, t.trust, t.most-total)
+	n := t.lack()
 	if n <= 0 || t.closed {
 		t.mu.Unlock()
 		return
-	}
-	if soon := t.pace.within(flowFor, time.Now()); total >= paceFrom {
-		n = max(n, min(soon, t.most)-total)
 	}
 	rings := t.bell != nil
 	t.mu.Unlock()

@@ -60,3 +60,35 @@ func TestNoJobIsSentInAdvanceToWhoSettlesNone(t *testing.T) {
 		assert.LessOrEqual(t, total, held+ask)
 	}
 }
+
+// The pace rises with what the server may send, so one flow after it is known is not enough.
+func TestAFlowIsAddedWhenThePaceHasDoubled(t *testing.T) {
+	t.Parallel()
+	const ask, most = 500, 4000
+	now := time.Now()
+	for name, c := range map[string]struct {
+		perFlow int // settled in flowFor
+		total   int
+		opened  time.Duration // ago; hours, since the test may be slow
+		want    int           // 0: none is added
+	}{
+		"first":               {perFlow: 1000, total: 100, opened: time.Hour, want: 900},
+		"not known yet":       {perFlow: 1000, total: 100, opened: -time.Hour},
+		"doubled":             {perFlow: 2400, total: 1200, opened: time.Hour, want: 1200},
+		"risen a little":      {perFlow: 2300, total: 1200, opened: time.Hour},
+		"more than the most":  {perFlow: 9000, total: 1200, opened: time.Hour, want: most - 1200},
+		"as many as the most": {perFlow: 9000, total: most, opened: time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			taken := &flow{pipe: &pipe{most: c.total}}
+			tap := &tap{most: most, trust: most, wanted: ask, flows: []*flow{taken}, opened: now.Add(-c.opened)}
+			tap.pace = pace{began: now.Add(time.Hour), before: float64(c.perFlow) / flowFor.Seconds()}
+			if got := tap.short(); got != (c.want > 0) {
+				t.Fatalf("short is %v", got)
+			}
+			if c.want > 0 {
+				assert.InDelta(t, c.want, tap.lack(), 1)
+			}
+		})
+	}
+}

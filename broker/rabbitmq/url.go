@@ -35,7 +35,7 @@ const (
 	defaultHeartbeat       = 10 * time.Second
 	defaultConnectTimeout  = 5 * time.Second
 	defaultConsumerTimeout = 30 * time.Minute // the server's own
-	defaultPrefetch        = 2000
+	defaultPrefetch        = 4000
 	defaultRipe            = 1500 * time.Millisecond
 	maxPrefix              = 64
 )
