@@ -177,21 +177,14 @@ func (t *tap) tend(life context.Context) {
 		case <-t.asked:
 		case <-look.C:
 		}
-		t.mu.Lock()
-		now := time.Now()
-		short := t.wanted > 0 && t.short()
-		idle := t.wanted == 0 && (rested != nil || now.Sub(t.last) >= linger)
-		stale := stale(t.waiting, now) || stale(t.single, now)
-		t.sweep(now)
-		busy := len(t.flows) > 0 || len(t.waiting)+len(t.single)+t.wanted > 0 || len(t.ended) > 0 || len(t.pipes) > tapSeats
-		t.mu.Unlock()
+		short, unwanted, again := t.tidy(rested != nil)
 		if t.startMove() { // beside this, as below: it may take long
 			moving.Go(t.moveAll)
 		}
 		switch {
 		case short:
 			t.start()
-		case idle || stale:
+		case unwanted:
 			t.stop()
 			moving.Go(t.giveAway)
 		}
@@ -199,13 +192,29 @@ func (t *tap) tend(life context.Context) {
 			moving.Wait()
 			close(rested)
 		}
-		switch {
-		case short:
-			look.Reset(paceOver)
-		case busy:
-			look.Reset(linger / 2)
+		if again > 0 {
+			look.Reset(again)
 		}
 	}
+}
+
+// tidy closes the pipes that have had their time. It reports whether the server is to send
+// more, and whether jobs are here, or come, that nobody wants; and when to look
+// again, 0 for not before being told.
+func (t *tap) tidy(rests bool) (short, unwanted bool, again time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	t.sweep(now)
+	idle := t.wanted == 0 && (rests || now.Sub(t.last) >= linger)
+	unwanted = idle || stale(t.waiting, now) || stale(t.single, now)
+	switch {
+	case t.wanted > 0 && t.short():
+		return true, unwanted, paceOver
+	case len(t.flows)+len(t.ended)+len(t.waiting)+len(t.single)+t.wanted > 0 || len(t.pipes) > tapSeats:
+		return false, unwanted, linger / 2
+	}
+	return false, unwanted, 0
 }
 
 // stale reports whether jobs have waited here for too long.
