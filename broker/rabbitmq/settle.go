@@ -3,7 +3,6 @@ package rabbitmq
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/amlun/linda"
@@ -70,18 +69,17 @@ func (b *broker) settle(ctx context.Context, queue string, batch []settling) {
 			byTap[s.delivery.tap] = append(byTap[s.delivery.tap], s.delivery)
 		}
 	}
-	var lost []*delivery
+	lost := make(map[*delivery]bool)
 	for t, deliveries := range byTap {
-		lost = append(lost, t.acknowledge(deliveries)...)
+		for _, d := range t.acknowledge(deliveries) {
+			lost[d] = true
+		}
 		for _, d := range deliveries {
 			b.keeper.Drop(d)
 		}
 	}
-	if len(lost) == 0 {
-		return
-	}
 	for i := range batch {
-		if s := &batch[i]; s.err == nil && slices.Contains(lost, s.delivery) {
+		if s := &batch[i]; s.err == nil && lost[s.delivery] {
 			s.err = linda.ErrLeaseLost
 		}
 	}
