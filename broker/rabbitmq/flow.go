@@ -59,19 +59,16 @@ func (t *tap) tell() {
 // settled in a moment. It needs mu.
 func (t *tap) short() bool {
 	room, total := t.room()
-	if len(t.flows) == 0 {
+	switch now := time.Now(); {
+	case len(t.flows) == 0:
 		return true
-	}
-	if total >= t.most {
+	case total >= t.most:
 		return false
-	}
-	if total >= paceFrom {
-		switch now := time.Now(); {
-		case now.Sub(t.opened) < paceOver:
-			return false
-		case t.soon(now) >= 2*total:
-			return true
-		}
+	case total < paceFrom: // the pace is not asked yet
+	case now.Sub(t.opened) < paceOver:
+		return false
+	case t.soon(now) >= 2*total:
+		return true
 	}
 	return room < t.wanted-len(t.waiting) && room < (min(t.wanted, t.trust)+1)/2
 }

@@ -117,8 +117,8 @@ var rabbitMutants = []mutant{
 	{name: "rabbitmq-sends-in-advance-whatever-the-pace", file: "broker/rabbitmq/flow.go", at: onRabbit, test: "NoJobIsSentInAdvance",
 		old: `return min(t.pace.within(flowFor, now), t.most)`, new: `return t.most`},
 	{name: "rabbitmq-never-adds-a-flow", file: "broker/rabbitmq/flow.go", at: onRabbit, test: "AFlowIsAdded",
-		old: `		case t.soon(now) >= 2*total:
-`, new: `		case false:
+		old: `	case t.soon(now) >= 2*total:
+`, new: `	case false:
 `},
 	{name: "rabbitmq-acknowledges-past-a-gap", file: "broker/rabbitmq/tags.go", at: onRabbit, test: "TagsAreAcknowledgedTogether",
 		old: `		if tag > t.all {`, new: `		if tag > t.all && false {`},
