@@ -3,24 +3,13 @@ package linda
 import (
 	"context"
 	"crypto/rand"
-	mathrand "math/rand/v2"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 )
 
-const (
-	// slotHold is how long a slot is taken for where there are no leases.
-	slotHold = time.Minute
-	// slotTurn is for how long a slot is passed on within the process. Then it
-	// is given back, so that other processes have a chance to take it.
-	slotTurn = time.Second
-	// askSlots is how often a limit that is full is asked for, at most.
-	askSlots = 250 * time.Millisecond
-	// scanMost is how many jobs to fetch where the last ones were all put back.
-	scanMost = 100
-)
+// scanMost is how many jobs to fetch where the last ones were all put back.
+const scanMost = 100
 
 // lobby is between the poller and the workers: it lets a job pass when its
 // limits have slots for it. Where they have none it keeps a few jobs, so that
@@ -54,17 +43,6 @@ type limited struct {
 	again   time.Time // until then the limit is full, as far as is known
 	spare   []*slot   // of jobs that are done, for those that are parked
 	freeing []*slot   // to be given back
-}
-
-// slot is a place within a limit.
-type slot struct {
-	of     *limited
-	holder string
-	taken  time.Time // when the broker gave it
-	sure   bool      // it did
-	since  time.Time // guarded by lobby.mu, as all below: when dl got it
-	until  time.Time // when it ends at the earliest
-	dl     *delivery // nil: it is spare
 }
 
 func newLobby(r *run, limits []Limit) *lobby {
@@ -282,140 +260,5 @@ func (b *lobby) tell() {
 	b.news = true
 	if b.interrupt != nil {
 		b.interrupt()
-	}
-}
-
-// acquire takes slots for jobs, of all their limits. A job that does not get
-// them all has none, and knows by full which limit it was.
-func (b *lobby) acquire(batch []*delivery) {
-	for _, dl := range batch {
-		dl.full = nil
-	}
-	for _, l := range b.limits {
-		var want []*delivery
-		for _, dl := range batch {
-			if dl.full == nil && l.covers(dl.lane.queue, dl.class) {
-				want = append(want, dl)
-			}
-		}
-		for _, dl := range b.ask(l, b.reuse(l, want)) {
-			dl.full = l
-			b.mu.Lock()
-			b.giveBack(dl.slots...)
-			b.mu.Unlock()
-			dl.slots = nil
-		}
-	}
-}
-
-// reuse gives spare slots to jobs, and returns those that got none.
-func (b *lobby) reuse(l *limited, want []*delivery) []*delivery {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	now := time.Now()
-	for len(want) > 0 && len(l.spare) > 0 {
-		s := l.spare[0]
-		l.spare = l.spare[1:]
-		s.dl, s.since = want[0], now
-		s.dl.slots = append(s.dl.slots, s)
-		want = want[1:]
-	}
-	return want
-}
-
-// ask asks the broker for slots, unless the limit is known to be full, and
-// returns the jobs that got none.
-func (b *lobby) ask(l *limited, want []*delivery) []*delivery {
-	if len(want) == 0 || !b.open(l) {
-		return want
-	}
-	sent := time.Now()
-	holders, slots := make([]string, len(want)), make([]*slot, len(want))
-	for i, dl := range want {
-		b.taken++
-		holders[i] = b.nonce + "." + strconv.FormatUint(b.taken, 36)
-		slots[i] = &slot{of: l, holder: holders[i], taken: sent, since: sent, until: sent.Add(l.hold), dl: dl}
-	}
-	ctx, cancel := context.WithTimeout(b.polling, settleLimit)
-	defer cancel()
-	n, free, err := b.backend.limiter.TakeSlots(ctx, l.key, l.most(), l.hold, holders)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if err != nil {
-		l.again = time.Now().Add(l.fails.next())
-		b.giveBack(slots...) // some may have been taken
-		if b.polling.Err() == nil {
-			b.outage.begins(limiting, sent, err)
-		}
-		return want
-	}
-	l.fails = retryPause
-	b.outage.ends(limiting)
-	if n < len(want) {
-		l.again = time.Now().Add(l.wait(free))
-	}
-	for i, s := range slots[:n] {
-		l.begins(sent)
-		s.sure = true
-		want[i].slots = append(want[i].slots, s)
-		if l.Running > 0 {
-			b.held[s] = true
-		}
-	}
-	return want[n:]
-}
-
-// wait returns when to ask a full limit again. Slots of running jobs may be
-// given back by other processes at any time; those of a rate end by themselves.
-func (l *limited) wait(free time.Duration) time.Duration {
-	if l.Running > 0 {
-		return min(free, askSlots/2+mathrand.N(askSlots/2))
-	}
-	return min(free, time.Second) + mathrand.N(2*time.Millisecond)
-}
-
-// done ends what a delivery holds, once it is settled.
-func (b *lobby) done(res *result) {
-	if len(res.dl.slots) == 0 {
-		return
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	now := time.Now()
-	for _, s := range res.dl.slots {
-		l, started := s.of, !res.settle.Unstarted
-		if l.Rate > 0 {
-			if !started {
-				b.giveBack(s)
-			}
-			continue
-		}
-		if started {
-			l.ended(now.Sub(s.since))
-		}
-		if started && l.waiting > len(l.spare) && now.Sub(s.taken) < slotTurn && now.Before(s.ends()) {
-			s.dl = nil
-			l.spare = append(l.spare, s)
-			b.tell()
-		} else {
-			b.giveBack(s)
-		}
-	}
-}
-
-// ends is when nobody may use the slot any more. The caller holds mu.
-func (s *slot) ends() time.Time { return s.until.Add(-s.of.hold / 10) }
-
-// giveBack has slots given back. The caller holds mu.
-func (b *lobby) giveBack(slots ...*slot) {
-	for _, s := range slots {
-		delete(b.held, s)
-		s.of.freeing = append(s.of.freeing, s)
-	}
-	if len(slots) > 0 {
-		select {
-		case b.wake <- struct{}{}:
-		default: // it is being told already
-		}
 	}
 }
